@@ -1,0 +1,24 @@
+"""How Alembic reaches the database: one connection, one advisory lock, so that two hosts may migrate at once."""
+
+from alembic import context
+from sqlalchemy import create_engine, text
+
+import models.job  # noqa: F401 - the tables register themselves
+from models.base import Base
+from models.settings import Settings
+
+_LOCK = 7_248_690_213  # any constant of our own
+
+
+def run() -> None:
+    """Run the migrations in one transaction, alone."""
+    engine = create_engine(Settings().database_url, connect_args={"connect_timeout": 5})
+    with engine.connect() as connection:
+        context.configure(connection=connection, target_metadata=Base.metadata, compare_type=True)
+        with context.begin_transaction():
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+            context.run_migrations()
+    engine.dispose()
+
+
+run()

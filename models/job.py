@@ -1,0 +1,213 @@
+"""A job and what happens to it: statuses and their moves, attempts, epochs, the result and the log."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import JSON, BigInteger, CheckConstraint, ForeignKey, Identity, Index, func, text
+from sqlalchemy.orm import Mapped, WriteOnlyMapped, mapped_column, relationship
+
+from models.base import Base, DatabaseTime, Key
+from models.errors import IllegalMove
+
+DEFAULT_QUEUE = "default"
+CHANNEL = "trainyard_jobs"  # NOTIFY channel; the payload is the id of a job that changed
+CANCELLED_BY_USER = "cancelled_by_user"
+
+
+class Status(StrEnum):
+    """Where a job is; why it is there is its `reason`."""
+
+    QUEUED = "queued"  # waits for a worker
+    RUNNING = "running"  # an attempt holds the lease
+    PAUSING = "pausing"  # a pause is asked for; the attempt still runs
+    PAUSED = "paused"  # stopped at a checkpoint, holds no slot
+    CANCELLING = "cancelling"  # a cancel is asked for; the attempt still runs
+    CANCELLED = "cancelled"  # ended by a person
+    SUCCEEDED = "succeeded"  # ended with a result
+    FAILED = "failed"  # ended without a result
+
+
+FINAL = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED})
+LIVE = frozenset({Status.RUNNING, Status.PAUSING, Status.CANCELLING})  # an attempt may write
+
+MOVES: dict[Status, frozenset[Status]] = {
+    Status.QUEUED: frozenset({Status.RUNNING, Status.CANCELLED}),
+    Status.RUNNING: frozenset({Status.QUEUED, Status.PAUSING, Status.CANCELLING, Status.SUCCEEDED, Status.FAILED}),
+    Status.PAUSING: frozenset({Status.PAUSED, Status.CANCELLING, Status.SUCCEEDED, Status.FAILED, Status.QUEUED}),
+    Status.PAUSED: frozenset({Status.QUEUED, Status.CANCELLED}),
+    Status.CANCELLING: frozenset({Status.CANCELLED}),
+    Status.SUCCEEDED: frozenset(),
+    Status.FAILED: frozenset(),
+    Status.CANCELLED: frozenset(),
+}
+
+
+def _one_of(statuses: type[Status] | frozenset[Status]) -> str:
+    return ", ".join(f"'{status.value}'" for status in Status if status in statuses)
+
+
+class Job(Base):
+    """One training job; every change of its status goes through `move`, on a row locked by the caller."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        CheckConstraint(f"status IN ({_one_of(Status)})", "status"),
+        Index("ix_jobs_queued", "queue", "id", postgresql_where=text(f"status = '{Status.QUEUED}'")),
+        Index("ix_jobs_lease", "lease_expires_at", postgresql_where=text(f"status IN ({_one_of(LIVE)})")),
+        Index("ix_jobs_status_id", "status", "id"),
+    )
+
+    id: Mapped[Key]
+    name: Mapped[str | None]
+    queue: Mapped[str] = mapped_column(default=DEFAULT_QUEUE)
+    status: Mapped[str] = mapped_column(default=Status.QUEUED.value)
+    reason: Mapped[str | None] = mapped_column(default=None)
+    message: Mapped[str | None] = mapped_column(default=None)
+    spec: Mapped[dict[str, Any]]
+    epochs: Mapped[int]
+    attempt: Mapped[int] = mapped_column(default=0)  # the fencing token of the newest attempt
+    retries: Mapped[int] = mapped_column(default=0)  # attempts lost through no fault of the job
+    lease_expires_at: Mapped[datetime | None] = mapped_column(default=None)
+    created_at: Mapped[DatabaseTime]
+
+    transitions: WriteOnlyMapped["Transition"] = relationship(passive_deletes=True)
+    attempts: WriteOnlyMapped["Attempt"] = relationship(passive_deletes=True)
+
+    @classmethod
+    def submit(cls, spec: dict[str, Any]) -> "Job":
+        """Return a new queued job for a resolved spec."""
+        needs_gpu = spec["resources"]["device"] == "cuda"
+        message = "Waits for a worker with a GPU." if needs_gpu else "Waits for a worker."
+        job = cls(
+            name=spec["name"], spec=spec, epochs=spec["training"]["epochs"], status=Status.QUEUED.value, message=message
+        )
+        job.transitions.add(Transition(to_status=job.status, message=message, attempt=0))
+        return job
+
+    def move(self, to: Status, *, reason: str | None = None, message: str | None = None) -> None:
+        """Change the status along MOVES and keep the transition; raise IllegalMove off the table."""
+        if to not in MOVES[Status(self.status)]:
+            raise IllegalMove(f"A job that is {self.status} cannot become {to.value}.")
+        self.transitions.add(
+            Transition(
+                from_status=self.status, to_status=to.value, reason=reason, message=message, attempt=self.attempt
+            )
+        )
+        self.status, self.reason, self.message = to.value, reason, message
+        if to not in LIVE:
+            self.lease_expires_at = None
+
+    def start_attempt(self, worker: str, lease_seconds: float) -> None:
+        """Open the next attempt under a lease by the database's clock; its number fences every later write."""
+        self.attempt += 1
+        self.move(Status.RUNNING, message=f"Runs on {worker}.")
+        self.attempts.add(Attempt(number=self.attempt, worker=worker))
+        self.lease_expires_at = database_now_plus(lease_seconds)
+
+    def cancel(self) -> bool:
+        """Ask for the end of the job; return whether that changed anything (a second cancel does not)."""
+        message = "Cancelled by a user."
+        match Status(self.status):
+            case Status.QUEUED | Status.PAUSED:
+                self.move(Status.CANCELLED, reason=CANCELLED_BY_USER, message=message)
+            case Status.RUNNING | Status.PAUSING:
+                self.move(Status.CANCELLING, reason=CANCELLED_BY_USER, message="Stops at a user's request.")
+            case _:
+                return False
+        return True
+
+    def lose_attempt(self, reason: str, message: str, *, retry_limit: int) -> None:
+        """Take the attempt away from a worker that is gone: back to the queue, or failed after `retry_limit` losses."""
+        match Status(self.status):
+            case Status.CANCELLING:
+                self.move(Status.CANCELLED, reason=CANCELLED_BY_USER, message="Cancelled by a user.")
+            case Status.PAUSING:
+                self.move(Status.PAUSED)
+            case _ if self.retries >= retry_limit:
+                self.move(
+                    Status.FAILED, reason=reason, message=f"{message} Not tried again after {self.retries} retries."
+                )
+            case _:
+                self.retries += 1
+                self.move(Status.QUEUED, reason=reason, message=f"{message} Goes on from the last checkpoint.")
+
+
+class Transition(Base):
+    """One change of a job's status, with the database's time; its order is its id."""
+
+    __tablename__ = "transitions"
+    __table_args__ = (Index(None, "job_id", "id"),)
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    from_status: Mapped[str | None] = mapped_column(default=None)
+    to_status: Mapped[str]
+    reason: Mapped[str | None] = mapped_column(default=None)
+    message: Mapped[str | None] = mapped_column(default=None)
+    attempt: Mapped[int]
+    at: Mapped[DatabaseTime]
+
+
+class Attempt(Base):
+    """One try at a job by one worker; its number is the fencing token that each of its writes carries."""
+
+    __tablename__ = "attempts"
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    worker: Mapped[str]
+    started_at: Mapped[DatabaseTime]
+    ended_at: Mapped[datetime | None] = mapped_column(default=None)
+    outcome: Mapped[str | None] = mapped_column(default=None)
+
+
+class Epoch(Base):
+    """The metrics of one finished epoch and the checkpoint that was written with it."""
+
+    __tablename__ = "epochs"
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    epoch: Mapped[int] = mapped_column(primary_key=True)
+    attempt: Mapped[int]
+    train_loss: Mapped[float]
+    train_accuracy: Mapped[float]
+    validation_loss: Mapped[float | None]
+    validation_accuracy: Mapped[float | None]
+    learning_rate: Mapped[float]
+    penalty: Mapped[float]
+    seconds: Mapped[float]
+    checkpoint: Mapped[str | None]  # file name under the job's artifact directory
+    checkpoint_sha256: Mapped[str | None]
+    recorded_at: Mapped[DatabaseTime]
+
+
+class JobResult(Base):
+    """The result of a succeeded job, as the JSON text that is served."""
+
+    __tablename__ = "results"
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    attempt: Mapped[int]
+    # json, not jsonb: it keeps the order of keys, and is served as it stands.
+    body: Mapped[dict[str, Any]] = mapped_column(JSON())
+    created_at: Mapped[DatabaseTime]
+
+
+class LogChunk(Base):
+    """A piece of what a runner printed; the oldest pieces of a long log are dropped."""
+
+    __tablename__ = "log_chunks"
+    __table_args__ = (Index(None, "job_id", "id"),)
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    attempt: Mapped[int]
+    text: Mapped[str]
+    at: Mapped[DatabaseTime]
+
+
+def database_now_plus(seconds: float) -> Any:
+    """Return the SQL expression of a moment `seconds` from now, by the database's clock."""
+    return func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)

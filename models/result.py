@@ -1,0 +1,199 @@
+"""The shapes of what a job reports: the metrics of an epoch and the whole result."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Level = Literal["info", "warning", "error"]
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EpochMetrics(_Shape):
+    """One finished epoch; losses are means over samples, without the penalty; times are wall-clock seconds.
+
+    Training figures are accumulated during the epoch in train mode, validation follows it in eval mode.
+    `seconds` covers training and validation, `train_seconds` the training alone.
+    """
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    validation_loss: float | None
+    validation_accuracy: float | None
+    learning_rate: float
+    penalty: float
+    seconds: float
+    train_seconds: float
+
+
+class Spread(_Shape):
+    """Seconds per epoch."""
+
+    mean: float
+    median: float
+    min: float
+    max: float
+
+
+class Latency(_Shape):
+    """Time of a forward pass in eval mode, divided by the batch size, over `runs` passes after warm-up."""
+
+    batch_size: int
+    runs: int
+    median_seconds_per_sample: float
+    p95_seconds_per_sample: float
+
+
+class LatencyByBatch(_Shape):
+    """Latency one sample at a time and a hundred at a time."""
+
+    batch_1: Latency
+    batch_100: Latency
+
+
+class Timing(_Shape):
+    """Wall-clock seconds: waiting, preparing, all epochs, measuring at the end, and from submit to finish."""
+
+    queued_seconds: float
+    setup_seconds: float
+    training_seconds: float
+    evaluation_seconds: float
+    total_seconds: float
+    epoch_seconds: Spread
+    samples_per_second: float
+    latency: LatencyByBatch
+
+
+class PerSplit(_Shape):
+    """One figure per split, each measured in eval mode on the whole split; null where a split does not exist."""
+
+    train: float
+    validation: float | None
+    test: float
+
+
+class Curves(_Shape):
+    """One entry per epoch in each list."""
+
+    epoch: list[int]
+    train_loss: list[float]
+    train_accuracy: list[float]
+    validation_loss: list[float | None]
+    validation_accuracy: list[float | None]
+    learning_rate: list[float]
+    penalty: list[float]
+    seconds: list[float]
+
+
+class LayerCounts(_Shape):
+    """One layer: its place, kind, output shape per sample, parameters and MACs."""
+
+    layer: int
+    kind: str
+    output_shape: list[int]
+    parameters: int
+    macs: int
+
+
+class Parameters(_Shape):
+    """Parameters, counted once each."""
+
+    total: int
+    trainable: int
+    layers: list[LayerCounts]
+
+
+class ClassScores(_Shape):
+    """Scores of one class as in scikit-learn with zero_division=0; support is its number of samples."""
+
+    label: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+class AverageScores(_Shape):
+    """Precision, recall and F1 averaged over classes."""
+
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+class ClassificationReport(_Shape):
+    """Per-class scores on the test split and their averages."""
+
+    split: Literal["test"]
+    classes: list[ClassScores]
+    accuracy: float
+    macro_average: AverageScores
+    weighted_average: AverageScores
+
+
+class Environment(_Shape):
+    """The machine and the software that the job ran on; sizes in bytes."""
+
+    processor: str
+    cores: int
+    threads: int
+    memory_bytes: int
+    device: str
+    gpu: str | None
+    gpu_memory_bytes: int | None
+    system: str
+    python: str
+    torch: str
+    torchvision: str | None
+    cuda: str | None
+    git_commit: str | None
+
+
+class SplitCounts(_Shape):
+    """Samples of one split, in all and by class."""
+
+    samples: int
+    classes: dict[str, int]
+
+
+class DatasetReport(_Shape):
+    """The data as they were used; the checksum is over the decoded arrays."""
+
+    name: str
+    input_shape: list[int]
+    checksum: str
+    splits: dict[str, SplitCounts]
+
+
+class Diagnosis(_Shape):
+    """Something a reader of the result should know."""
+
+    code: str
+    level: Level
+    message: str
+
+
+class Result(_Shape):
+    """Everything that a report about one job needs; see `Numbers, defined once` in docs/numbers.md."""
+
+    timing: Timing
+    loss: PerSplit
+    accuracy: PerSplit
+    penalty: float
+    best_epoch: int
+    worst_epoch: int
+    curves: Curves
+    parameters: Parameters
+    macs_per_sample: int
+    flops_per_sample: int
+    confusion_matrix: list[list[int]]
+    classification_report: ClassificationReport
+    environment: Environment
+    dataset: DatasetReport
+    seed: int
+    spec: dict[str, Any]
+    diagnosis: list[Diagnosis]

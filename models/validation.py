@@ -1,0 +1,31 @@
+"""The base class and the text type of everything a person may send: strict, bounded, without surprises."""
+
+import unicodedata
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic_core import PydanticCustomError
+
+
+class Strict(BaseModel):
+    """A part of a request: unknown fields, coercion, NaN and infinity are refused; instances are immutable."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
+
+
+def _printable(text: str) -> str:
+    # Control characters, lone surrogates, unassigned: Postgres refuses some, terminals obey others.
+    if any(unicodedata.category(character) in {"Cc", "Cs", "Cn", "Co"} for character in text):
+        raise PydanticCustomError("unprintable_text", "Text may not contain control characters or lone surrogates")
+    return text
+
+
+Printable = AfterValidator(_printable)
+Text = Annotated[str, Printable]
+
+
+def error_code(error: Any) -> str:
+    """Return the stable code of one pydantic error; a bad discriminator reads like any other bad field."""
+    return {"union_tag_invalid": "literal_error", "union_tag_not_found": "missing"}.get(
+        error["type"], str(error["type"])
+    )

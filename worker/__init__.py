@@ -1,0 +1,1 @@
+"""What runs jobs: the Celery app, claiming and supervising of jobs, and the training itself."""

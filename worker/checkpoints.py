@@ -1,0 +1,67 @@
+"""Checkpoints on disk: written aside, flushed, renamed, checked by their sha256 before they are trusted."""
+
+import hashlib
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from worker.messages import CHECKPOINTS_KEPT, SavedCheckpoint
+
+
+def save(directory: Path, state: dict[str, Any], *, attempt: int, epoch: int) -> SavedCheckpoint:
+    """Write a checkpoint that is there whole or not at all, and return its name and checksum.
+
+    The attempt stands in the name: a worker that lost its lease cannot overwrite what its successor wrote.
+    """
+    buffer = io.BytesIO()
+    torch.save({"attempt": attempt, "epoch": epoch, "state": state}, buffer)
+    content = buffer.getvalue()
+    name = f"checkpoint-{attempt:04d}-{epoch:06d}.pt"
+    _write_durably(directory / name, content)
+    _remove_older(directory, attempt)
+    return SavedCheckpoint(epoch=epoch, file=name, sha256=hashlib.sha256(content).hexdigest())
+
+
+def load_newest(
+    directory: Path, candidates: Sequence[SavedCheckpoint]
+) -> tuple[dict[str, Any], SavedCheckpoint] | None:
+    """Return the state of the first candidate that is whole; say on standard output which were skipped."""
+    for candidate in candidates:
+        try:
+            content = (directory / candidate.file).read_bytes()
+        except OSError as error:
+            print(f"Checkpoint {candidate.file} is skipped: {error.strerror}.", flush=True)
+            continue
+        if hashlib.sha256(content).hexdigest() != candidate.sha256:
+            print(f"Checkpoint {candidate.file} is skipped: it is damaged (its checksum differs).", flush=True)
+            continue
+        loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        state: dict[str, Any] = loaded["state"]
+        return state, candidate
+    return None
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".part")
+    with aside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.rename(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _remove_older(directory: Path, attempt: int) -> None:
+    # Only files of this attempt or earlier ones: a later attempt's are its own business.
+    own = sorted(path for path in directory.glob("checkpoint-*.pt") if int(path.name.split("-")[1]) <= attempt)
+    for path in own[:-CHECKPOINTS_KEPT]:
+        path.unlink(missing_ok=True)

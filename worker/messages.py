@@ -1,0 +1,74 @@
+"""What a supervisor and its runner say to each other through their pipes; JSON, checked on arrival."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from models.result import EpochMetrics
+from models.spec import JobSpec
+
+STOP = b"stop"  # the supervisor's one command: leave the loop after this epoch
+CHECKPOINTS_KEPT = 2  # the last, and the one before in case the last is damaged
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SavedCheckpoint(_Message):
+    """A checkpoint file under the job's artifact directory, as Postgres knows it."""
+
+    epoch: int
+    file: str
+    sha256: str
+
+
+class Assignment(_Message):
+    """Everything that a runner needs to train one attempt of a job."""
+
+    job_id: UUID
+    attempt: int
+    spec: JobSpec
+    artifacts: Path  # of this job
+    datasets: Path
+    download: bool
+    checkpoints: list[SavedCheckpoint]  # newest first
+    threads: int
+    gpu: str | None  # a UUID for CUDA_VISIBLE_DEVICES
+    git_commit: str | None
+
+
+class Phase(_Message):
+    """What the runner does now, as a sentence for a person."""
+
+    type: Literal["phase"] = "phase"
+    message: str
+
+
+class EpochEnded(_Message):
+    """An epoch is finished and its checkpoint is on disk."""
+
+    type: Literal["epoch"] = "epoch"
+    metrics: EpochMetrics
+    checkpoint: SavedCheckpoint
+
+
+class Succeeded(_Message):
+    """The result, but for the times that only the database knows."""
+
+    type: Literal["succeeded"] = "succeeded"
+    result: dict[str, Any]
+
+
+class Failed(_Message):
+    """The job cannot succeed: a stable reason and a sentence."""
+
+    type: Literal["failed"] = "failed"
+    reason: str
+    message: str
+
+
+Event = Annotated[Phase | EpochEnded | Succeeded | Failed, Field(discriminator="type")]
+EVENT: TypeAdapter[Event] = TypeAdapter(Event)

@@ -1,0 +1,170 @@
+"""A runner as its supervisor sees it: what it said, what it printed, whether it lives, and until when it may."""
+
+import os
+import signal
+import threading
+import time
+from collections import deque
+from multiprocessing import connection, get_context
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
+
+from worker.messages import EVENT, STOP, Assignment, Event
+
+OUTPUT_LIMIT = 262_144  # bytes of output kept between two visits of the supervisor, the newest
+_READ = 65_536
+
+
+def forkserver() -> ForkServerContext:
+    """Return the process context of all runners: forks of one process that has torch imported and never used CUDA."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["worker.preload"])
+    return context
+
+
+def _run_in_child(assignment: str, commands: Connection, events: Connection, output: Connection) -> None:
+    # Imported here because this module is also the Celery process's, which stays without torch.
+    from worker.runner import run
+
+    run(assignment, commands, events, output)
+
+
+class RunnerProcess:
+    """A started runner; a thread of its own empties the pipes, so that a slow database never holds up the training."""
+
+    def __init__(self, context: ForkServerContext, assignment: Assignment) -> None:
+        """Start a runner on the assignment."""
+        commands, self._commands = context.Pipe(duplex=False)
+        self._events, events = context.Pipe(duplex=False)
+        self._output, output = context.Pipe(duplex=False)
+        self._process = context.Process(
+            target=_run_in_child,
+            args=(assignment.model_dump_json(), commands, events, output),
+            name=f"job {assignment.job_id}",
+        )
+        self._process.start()
+        for childs_end in (commands, events, output):
+            childs_end.close()
+        self._news = threading.Condition()
+        self._said: deque[Event] = deque()
+        self._printed = bytearray()
+        self._dropped = 0
+        self._ended = False
+        self._deadlines: dict[str, float] = {}
+        self.killed_for: str | None = None
+        threading.Thread(target=self._read, name="runner pipes", daemon=True).start()
+
+    @property
+    def pid(self) -> int | None:
+        """The runner's process id."""
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code, or minus the signal that ended it; None while it lives."""
+        return self._process.exitcode
+
+    def set_deadline(self, purpose: str, moment: float) -> None:
+        """Kill the runner at `moment` (time.monotonic()) unless the same purpose is given a later one before."""
+        with self._news:
+            self._deadlines[purpose] = moment
+
+    def ask_to_stop(self, purpose: str, *, grace_seconds: float) -> None:
+        """Let the runner leave after this epoch, and kill it where that takes longer than the grace."""
+        try:
+            self._commands.send_bytes(STOP)
+        except OSError:
+            return  # it is gone already, which the reading thread notices
+        self.set_deadline(purpose, time.monotonic() + grace_seconds)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for news at most this long; return whether the runner has ended."""
+        with self._news:
+            self._news.wait_for(lambda: self._said or self._printed or self._ended, seconds)
+            return self._ended
+
+    def take_events(self) -> list[Event]:
+        """Return what the runner said since the last call, in order."""
+        with self._news:
+            events = list(self._said)
+            self._said.clear()
+            return events
+
+    def take_output(self) -> str:
+        """Return what the runner printed since the last call, the oldest part dropped beyond OUTPUT_LIMIT."""
+        with self._news:
+            text = bytes(self._printed).decode("utf-8", "replace").replace("\0", "�")
+            if self._dropped:
+                text = f"[{self._dropped} bytes of output dropped]\n{text}"
+            self._printed.clear()
+            self._dropped = 0
+            return text
+
+    def kill(self) -> None:
+        """End the runner and everything it started, now."""
+        self._process.kill()
+        self._kill_group()
+
+    def _read(self) -> None:
+        try:
+            self._read_until_end()
+        finally:  # whatever happened, the supervisor must not wait for ever
+            self.kill()
+            with self._news:
+                self._ended = True
+                self._news.notify_all()
+
+    def _read_until_end(self) -> None:
+        sources = [self._events, self._output]
+        ended = False
+        while not ended:
+            ready = connection.wait([*sources, self._process.sentinel], timeout=self._until_deadline())
+            self._enforce_deadlines()
+            ended = self._process.sentinel in ready
+            for source in [source for source in sources if source in ready]:
+                if not self._read_one(source):
+                    sources.remove(source)
+        self._process.join()
+        for source in sources:
+            while source.poll(0) and self._read_one(source):
+                continue
+
+    def _read_one(self, source: Connection) -> bool:
+        """Take one message or piece of output; return False at the end of the pipe."""
+        try:
+            if source is self._events:
+                event = EVENT.validate_json(source.recv_bytes())
+                with self._news:
+                    self._said.append(event)
+                    self._news.notify_all()
+                return True
+            piece = os.read(source.fileno(), _READ)
+        except (EOFError, OSError):
+            return False
+        with self._news:
+            self._printed += piece
+            surplus = len(self._printed) - OUTPUT_LIMIT
+            if surplus > 0:
+                del self._printed[:surplus]
+                self._dropped += surplus
+            self._news.notify_all()
+        return bool(piece)
+
+    def _until_deadline(self) -> float:
+        with self._news:
+            nearest = min(self._deadlines.values(), default=float("inf"))
+        return max(0.0, min(nearest - time.monotonic(), 0.25))
+
+    def _enforce_deadlines(self) -> None:
+        with self._news:
+            passed = [purpose for purpose, moment in self._deadlines.items() if moment <= time.monotonic()]
+        if passed and self.killed_for is None:
+            self.killed_for = passed[0]
+            self.kill()
+
+    def _kill_group(self) -> None:
+        if self.pid is not None:
+            try:
+                os.killpg(self.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                return  # nothing is left of it

@@ -1,0 +1,26 @@
+"""The worker's settings, from the environment."""
+
+import socket
+from pathlib import Path
+
+from pydantic import Field
+
+from models.job import DEFAULT_QUEUE
+from models.settings import Settings
+
+
+class WorkerSettings(Settings):
+    """What a worker process and the scheduler need to know; every variable is prefixed TRAINYARD_."""
+
+    worker_name: str = Field(default_factory=socket.gethostname)
+    queues: list[str] = Field(default=[DEFAULT_QUEUE], min_length=1)
+    slots: int = Field(default=1, ge=1, le=256)
+    lease_seconds: float = Field(default=30, gt=0)
+    beat_seconds: float = Field(default=5, gt=0)
+    poll_seconds: float = Field(default=2, gt=0)
+    sweep_seconds: float = Field(default=5, gt=0)
+    retry_limit: int = Field(default=3, ge=0)
+    artifacts_dir: Path = Path(".trainyard/artifacts")
+    datasets_dir: Path = Path(".trainyard/datasets")
+    download_datasets: bool = True
+    git_commit: str | None = None

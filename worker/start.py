@@ -1,0 +1,46 @@
+"""How a worker process starts: settings, then the environment without secrets, then Celery."""
+
+import os
+import subprocess
+from pathlib import Path
+
+from models.logs import configure_logs
+from worker.app import worker_app
+from worker.settings import WorkerSettings
+
+_SECRETS = ("DATABASE_URL", "REDIS_URL")
+
+
+def main() -> None:
+    """Run a worker until it is told to stop."""
+    configure_logs()
+    settings = WorkerSettings()
+    if settings.git_commit is None:
+        settings = settings.model_copy(update={"git_commit": _git_commit()})
+    for secret in _SECRETS:
+        # Runners inherit the environment, and have no business in the database.
+        os.environ.pop(secret, None)  # noqa: TID251
+    app = worker_app(settings)
+    app.Worker(
+        hostname=f"trainyard@{settings.worker_name}",
+        pool="threads",
+        concurrency=1,  # a wake-up takes microseconds
+        queues=settings.queues,
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        loglevel="INFO",
+        optimization="fair",
+    ).start()
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the source that runs here, or None where it is no checkout."""
+    answer = subprocess.run(
+        ["git", "rev-parse", "HEAD"],  # noqa: S607 - the git of the PATH
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return answer.stdout.strip() or None

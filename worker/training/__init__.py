@@ -1,0 +1,1 @@
+"""The training itself: torch alone, no database, no queue, no web."""

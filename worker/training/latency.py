@@ -1,0 +1,48 @@
+"""How long one prediction takes, at batch size 1 and 100."""
+
+import math
+import time
+
+import torch
+from torch import nn
+
+from models.result import Latency, LatencyByBatch
+from worker.training.data import DeviceSplit
+from worker.training.loop import now
+
+_WARM_UP_RUNS = 10
+_MIN_RUNS = 100
+_MAX_SECONDS = 2.0
+
+
+def measure_latency(network: nn.Module, samples: DeviceSplit) -> LatencyByBatch:
+    """Time eager forward passes in eval mode on inputs already on the device; see `Latency` for the units."""
+    return LatencyByBatch(batch_1=_latency(network, samples, 1), batch_100=_latency(network, samples, 100))
+
+
+def _latency(network: nn.Module, samples: DeviceSplit, batch_size: int) -> Latency:
+    device = samples.labels.device
+    # A split smaller than the batch is repeated: what is timed is the size, not the content.
+    inputs, _ = samples.batch(torch.arange(batch_size, device=device) % len(samples))
+    network.eval()
+    seconds: list[float] = []
+    with torch.no_grad():
+        for _ in range(_WARM_UP_RUNS):
+            network(inputs)
+        begun = time.perf_counter()
+        while len(seconds) < _MIN_RUNS and time.perf_counter() - begun < _MAX_SECONDS:
+            started = now(device)
+            network(inputs)
+            seconds.append(now(device) - started)
+    seconds.sort()
+    return Latency(
+        batch_size=batch_size,
+        runs=len(seconds),
+        median_seconds_per_sample=_quantile(seconds, 0.5) / batch_size,
+        p95_seconds_per_sample=_quantile(seconds, 0.95) / batch_size,
+    )
+
+
+def _quantile(ascending: list[float], fraction: float) -> float:
+    """Return the nearest-rank quantile."""
+    return ascending[max(0, math.ceil(fraction * len(ascending)) - 1)]

@@ -1,0 +1,44 @@
+"""The FastAPI application: routes, what they share, and how it starts and stops."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from api import health, problems
+from api.jobs import routes as jobs
+from api.news import News
+from api.services import Services
+from api.settings import ApiSettings
+from api.wakes import WakeSender
+from models.database import async_engine, async_sessions
+
+MAX_BODY_BYTES = 1_048_576
+
+
+def create_app(settings: ApiSettings) -> FastAPI:
+    """Return the application; nothing is connected before it starts."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        engine = async_engine(settings, pool_size=settings.database_connections)
+        wakes = WakeSender(settings)
+        try:
+            async with News(settings.libpq_url) as news:
+                app.state.services = Services(sessions=async_sessions(engine), news=news, wakes=wakes)
+                yield
+        finally:
+            wakes.close()
+            await engine.dispose()
+
+    app = FastAPI(
+        title="Trainyard",
+        summary="A lab's shared GPU queue: post a training job, follow its metrics, read its result.",
+        version="0.1.0",
+        lifespan=lifespan,
+        max_body_size=MAX_BODY_BYTES,
+    )
+    problems.install(app)
+    app.include_router(jobs.router)
+    app.include_router(health.router)
+    return app

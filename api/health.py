@@ -1,0 +1,49 @@
+"""Is the process alive, and can it serve: database, broker and migrations."""
+
+import asyncio
+from typing import Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+from sqlalchemy import text
+
+from api.problems import Problem, ProblemError
+from api.services import ServicesDep
+from migrations import head
+
+router = APIRouter(tags=["health"])
+
+_EXPECTED_REVISION = head()
+
+
+class Alive(BaseModel):
+    """The process answers."""
+
+    status: Literal["alive"] = "alive"
+
+
+class Ready(BaseModel):
+    """Everything that a request needs is there."""
+
+    status: Literal["ready"] = "ready"
+    revision: str
+
+
+@router.get("/healthz")
+async def healthz() -> Alive:
+    """Answer as long as the process lives, whatever else is down."""
+    return Alive()
+
+
+@router.get("/readyz", responses={503: {"model": Problem}})
+async def readyz(services: ServicesDep) -> Ready:
+    """Check database, migrations and broker."""
+    async with services.sessions() as session:
+        revision = await session.scalar(text("SELECT version_num FROM alembic_version"))
+    if revision != _EXPECTED_REVISION:
+        raise ProblemError(
+            503, "not_migrated", f"The database is at revision {revision}, this code expects {_EXPECTED_REVISION}."
+        )
+    if not await asyncio.to_thread(services.wakes.reachable):
+        raise ProblemError(503, "broker_unavailable", "The broker does not answer.")
+    return Ready(revision=_EXPECTED_REVISION)

@@ -1,0 +1,166 @@
+"""What the API shows of a job; field names are frozen."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from models.job import FINAL, LIVE, Epoch, Job, Status, Transition
+from models.network import NetworkSummary
+
+
+class EpochView(BaseModel):
+    """One finished epoch; losses are means over samples without the penalty, accuracies are fractions."""
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    validation_loss: float | None
+    validation_accuracy: float | None
+    learning_rate: float
+    seconds: float
+
+    @classmethod
+    def of(cls, row: Epoch) -> "EpochView":
+        """Show a row."""
+        return cls.model_validate(row, from_attributes=True)
+
+
+class TransitionView(BaseModel):
+    """One change of status."""
+
+    from_status: Status | None
+    to_status: Status
+    reason: str | None
+    message: str | None
+    attempt: int
+    at: datetime
+
+
+class Progress(BaseModel):
+    """Finished epochs of all epochs."""
+
+    epoch: int
+    epochs: int
+
+
+class JobView(BaseModel):
+    """A job as it stands."""
+
+    id: UUID
+    name: str | None
+    status: Status
+    reason: str | None
+    message: str | None
+    attempt: int
+    progress: Progress
+    last: EpochView | None
+    best: EpochView | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    transitions: list[TransitionView]
+    spec: dict[str, Any]
+
+    @classmethod
+    def of(cls, job: Job, transitions: Sequence[Transition], last: Epoch | None, best: Epoch | None) -> "JobView":
+        """Show a job with its transitions in order, its last epoch, and its best one by validation accuracy."""
+        status = Status(job.status)
+        started = next((move.at for move in transitions if move.to_status in LIVE), None)
+        return cls(
+            id=job.id,
+            name=job.name,
+            status=status,
+            reason=job.reason,
+            message=job.message,
+            attempt=job.attempt,
+            progress=Progress(epoch=last.epoch if last else 0, epochs=job.epochs),
+            last=EpochView.of(last) if last else None,
+            best=EpochView.of(best) if best else None,
+            created_at=job.created_at,
+            started_at=started,
+            finished_at=transitions[-1].at if status in FINAL else None,
+            transitions=[TransitionView.model_validate(move, from_attributes=True) for move in transitions],
+            spec=job.spec,
+        )
+
+
+class JobPage(BaseModel):
+    """Jobs, newest first; `next` is the `after` of the following page, null at the end."""
+
+    items: list[JobView]
+    next: UUID | None
+
+
+class MetricsView(BaseModel):
+    """The epochs after the one asked for; `next` is the `after` of the following request."""
+
+    job_id: UUID
+    status: Status
+    terminal: bool
+    epochs: list[EpochView]
+    next: int
+
+
+class LogEntry(BaseModel):
+    """A piece of what the runner printed."""
+
+    attempt: int
+    at: datetime
+    text: str
+
+
+class LogView(BaseModel):
+    """The job's log, oldest piece first; of a long log the newest part is kept."""
+
+    job_id: UUID
+    entries: list[LogEntry]
+
+
+class LayerView(BaseModel):
+    """One layer; shapes are per sample, without the batch."""
+
+    layer: int
+    kind: str
+    input_shape: list[int]
+    output_shape: list[int]
+    parameters: int
+    macs: int
+
+
+class ValidatedView(BaseModel):
+    """A spec with every default filled in, and what its network costs per sample."""
+
+    spec: dict[str, Any]
+    layers: list[LayerView]
+    input_shape: list[int]
+    output_shape: list[int]
+    parameters: int
+    macs_per_sample: int
+    flops_per_sample: int
+
+    @classmethod
+    def of(cls, spec: dict[str, Any], input_shape: Sequence[int], summary: NetworkSummary) -> "ValidatedView":
+        """Show a resolved spec and its network."""
+        layers = [
+            LayerView(
+                layer=place.index,
+                kind=place.kind,
+                input_shape=list(place.input_shape),
+                output_shape=list(place.output_shape),
+                parameters=place.parameters,
+                macs=place.macs,
+            )
+            for place in summary.layers
+        ]
+        return cls(
+            spec=spec,
+            layers=layers,
+            input_shape=list(input_shape),
+            output_shape=list(summary.output_shape),
+            parameters=summary.parameters,
+            macs_per_sample=summary.macs,
+            flops_per_sample=2 * summary.macs,
+        )

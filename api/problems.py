@@ -1,0 +1,145 @@
+"""Errors as `application/problem+json` (RFC 9457): the one place where the domain's errors become HTTP."""
+
+import json
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from pydantic import BaseModel
+from sqlalchemy.exc import DataError, DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.exceptions import HTTPException
+
+from models import errors
+from models.validation import error_code
+
+log = structlog.get_logger(__name__)
+
+
+class Field(BaseModel):
+    """One bad field: its dotted path, a sentence, a stable code."""
+
+    loc: str
+    message: str
+    code: str
+
+
+class Problem(BaseModel):
+    """An error as RFC 9457 has it, with a stable `code`."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    errors: list[Field] | None = None
+
+
+class ProblemError(HTTPException):
+    """An error of the web layer itself; the domain's errors know no HTTP."""
+
+    def __init__(self, status: int, code: str, detail: str) -> None:
+        """`code` is stable, `detail` is a sentence."""
+        super().__init__(status, detail)
+        self.code = code
+
+
+STATUS_OF: dict[type[errors.TrainyardError], int] = {
+    errors.InvalidSpec: 422,
+    errors.JobNotFound: 404,
+    errors.JobNotFinished: 409,
+    errors.NoResult: 409,
+    errors.IllegalMove: 409,
+}
+
+_CODE_OF_STATUS = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+
+
+def install(app: FastAPI) -> None:
+    """Register the handlers: every error of this application is a problem."""
+    app.add_exception_handler(errors.TrainyardError, _domain_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(DataError, _data_error)
+    app.add_exception_handler(DBAPIError, _database_error)
+    app.add_exception_handler(PoolTimeout, _database_error)
+    app.add_exception_handler(Exception, _unexpected_error)
+
+
+def problem(
+    status: int, code: str, detail: str, fields: Sequence[errors.FieldError] = (), headers: dict[str, str] | None = None
+) -> Response:
+    """Return a problem as a response."""
+    body: dict[str, Any] = {
+        "type": f"urn:trainyard:problem:{code}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "code": code,
+    }
+    if fields:
+        body["errors"] = [{"loc": field.loc, "message": field.message, "code": field.code} for field in fields]
+    # ASCII: an error may quote a name with a lone surrogate, which UTF-8 cannot carry.
+    return Response(json.dumps(body, ensure_ascii=True), status, media_type="application/problem+json", headers=headers)
+
+
+async def _domain_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, errors.TrainyardError), "registered for it"
+    fields = error.errors if isinstance(error, errors.InvalidSpec) else ()
+    return problem(STATUS_OF[type(error)], error.code, str(error), fields)
+
+
+async def _validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError), "registered for it"
+    fields = [_field(entry, error.body) for entry in error.errors()]
+    in_body = any(entry["loc"][0] == "body" for entry in error.errors())
+    detail = "; ".join(f"{field.loc}: {field.message}" if field.loc else field.message for field in fields)
+    return problem(422, "invalid_spec" if in_body else "invalid_request", detail, fields)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException), "registered for it"
+    code = error.code if isinstance(error, ProblemError) else _CODE_OF_STATUS.get(error.status_code, "http_error")
+    headers = dict(error.headers) if error.headers else None
+    return problem(error.status_code, code, str(error.detail), headers=headers)
+
+
+async def _data_error(request: Request, error: Exception) -> Response:
+    return problem(422, "invalid_value", "The database cannot store a value of this request.")
+
+
+async def _database_error(request: Request, error: Exception) -> Response:
+    log.warning("database_error", path=request.url.path, detail=str(error).splitlines()[0])
+    return problem(503, "database_unavailable", "The database does not answer.", headers={"Retry-After": "1"})
+
+
+async def _unexpected_error(request: Request, error: Exception) -> Response:
+    log.error("unexpected_error", path=request.url.path, exc_info=error)
+    return problem(500, "internal_error", "An unexpected error; it has been logged.")
+
+
+def _field(entry: Any, body: Any) -> errors.FieldError:
+    where, *path = entry["loc"]
+    parts = _without_tags(path, body) if where == "body" else [str(part) for part in path]
+    if entry["type"].startswith("union_tag_"):
+        parts.append(entry["ctx"]["discriminator"].strip("'"))
+    return errors.FieldError(".".join(parts), entry["msg"], error_code(entry))
+
+
+def _without_tags(path: Sequence[str | int], body: Any) -> list[str]:
+    """Drop what pydantic puts into a path for the member of a union: a reader looks for fields of the body."""
+    parts: list[str] = []
+    here = body
+    for part in path:
+        if isinstance(here, dict) and part not in here and part in (here.get("name"), here.get("kind")):
+            continue
+        parts.append(str(part))
+        try:
+            here = here[part]
+        except (KeyError, IndexError, TypeError):
+            here = None
+    return parts

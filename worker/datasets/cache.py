@@ -1,0 +1,173 @@
+"""Decoded data sets on disk: written aside and renamed, checked by SHA-256, shared by all jobs of the host."""
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import time
+import tokenize
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+
+from models.datasets import DATASETS, DatasetName
+from worker.datasets.image_data import ImageData, Split
+
+_FORMAT = 1  # to be raised whenever decoding or layout changes, so that older caches are not opened
+_PARTS = ("train_images", "train_labels", "test_images", "test_labels")
+_FILES = ("meta.json", *(f"{part}.npy" for part in _PARTS))
+# What JSON and numpy's parser of headers raise for damaged files.
+_DAMAGE = (ValueError, KeyError, TypeError, SyntaxError, OverflowError, tokenize.TokenError)
+_TRUST_SECONDS = 24 * 3600
+Arrays = dict[str, NDArray[Any]]
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Cache:
+    """The cached forms of one data set at one size, a directory for each state that its source was seen in.
+
+    Opening needs no lock. Whoever publishes holds `locked()`, one lock per data set: two jobs decode once.
+    """
+
+    directory: Path
+    name: DatasetName
+    resize: int | None
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the data set's lock, waiting for it; the kernel releases it when a process dies."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with (self.directory / f"{self.name}.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def open(self, fingerprint: str) -> ImageData | None:
+        """Return what was published for this state of the source; None where nothing was, or where it is damaged.
+
+        The checksums are computed unless they were found right less than a day ago and no file has been touched since.
+        """
+        entry = self._entry(fingerprint)
+        try:
+            digests = json.loads((entry / "meta.json").read_bytes())["sha256"]
+            arrays: Arrays = {part: open_memmap(entry / f"{part}.npy", mode="r") for part in _PARTS}
+            sound = _verified_lately(entry) or _verify(entry, arrays, digests)
+        except FileNotFoundError:
+            return None
+        except _DAMAGE:
+            sound = False
+        if not sound:
+            _log.warning("The data set cache %s is damaged; it is built again.", entry)
+            return None
+        return self._image_data(arrays, digests)
+
+    def publish(self, fingerprint: str, train: Split, test: Split) -> None:
+        """Store the decoded splits for this state of the source, in place of those for earlier states.
+
+        Needs `locked()`. Jobs that still map an earlier state keep it: its files are unlinked, not changed.
+        """
+        for leftover in self.directory.glob(f".tmp-{self.name}-*"):  # of a writer that was killed
+            shutil.rmtree(leftover)
+        aside = self._aside()
+        _write_entry(aside, self._classes, train, test)
+        for earlier in self.directory.iterdir():
+            if re.fullmatch(rf"{self._stem}-[0-9a-f]{{16}}", earlier.name):
+                shutil.rmtree(earlier.rename(self._aside()))
+        aside.rename(self._entry(fingerprint))
+        _sync_directory(self.directory)
+
+    @property
+    def _classes(self) -> tuple[str, ...]:
+        return DATASETS[self.name].classes
+
+    @property
+    def _stem(self) -> str:
+        return self.name if self.resize is None else f"{self.name}-{self.resize}"
+
+    def _aside(self) -> Path:
+        return self.directory / f".tmp-{self.name}-{uuid.uuid4().hex}"
+
+    def _entry(self, fingerprint: str) -> Path:
+        key = hashlib.sha256(repr((_FORMAT, self._classes, fingerprint)).encode()).hexdigest()
+        return self.directory / f"{self._stem}-{key[:16]}"
+
+    def _image_data(self, arrays: Arrays, digests: dict[str, str]) -> ImageData:
+        train, test = (
+            Split(arrays[f"{split}_images"], np.array(arrays[f"{split}_labels"])) for split in ("train", "test")
+        )
+        content = json.dumps([self._classes, [digests[part] for part in _PARTS]])
+        return ImageData(self.name, self._classes, train, test, hashlib.sha256(content.encode()).hexdigest())
+
+
+def _write_entry(directory: Path, classes: tuple[str, ...], train: Split, test: Split) -> None:
+    directory.mkdir()
+    arrays: Arrays = {}
+    for split, samples in (("train", train), ("test", test)):
+        arrays |= {f"{split}_images": samples.images, f"{split}_labels": samples.labels}
+    for part, array in arrays.items():
+        with _synced(directory / f"{part}.npy") as file:
+            np.save(file, array, allow_pickle=False)
+    digests = {part: _digest(array) for part, array in arrays.items()}
+    with _synced(directory / "meta.json") as file:
+        file.write(json.dumps({"classes": classes, "sha256": digests}, indent=1).encode())
+    _sync_directory(directory)
+
+
+@contextmanager
+def _synced(path: Path) -> Iterator[BinaryIO]:
+    with path.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _digest(array: NDArray[Any]) -> str:
+    """Return the SHA-256 of type, shape and content, which does not depend on how numpy words a file's header."""
+    digest = hashlib.sha256(repr((array.dtype.str, array.shape)).encode())
+    digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _verify(entry: Path, arrays: Arrays, digests: dict[str, str]) -> bool:
+    """Tell whether each array has the digest it was published with, and note it where all have."""
+    identity, newest_change_ns = _identity(entry)
+    if any(_digest(arrays[part]) != digests[part] for part in _PARTS):
+        return False
+    # A file can change twice within one tick of the file system's clock: what is that young is checked again.
+    if time.time_ns() - newest_change_ns > 1_000_000_000:
+        with suppress(OSError):  # a cache that may not be written to is verified at every opening
+            (entry / "verified").write_text(identity)
+    return True
+
+
+def _verified_lately(entry: Path) -> bool:
+    note = entry / "verified"
+    try:
+        return time.time() - note.stat().st_mtime < _TRUST_SECONDS and note.read_text() == _identity(entry)[0]
+    except FileNotFoundError:
+        return False
+
+
+def _identity(entry: Path) -> tuple[str, int]:
+    """Return what no write to the entry's files leaves as it was, and the time of the latest change in ns."""
+    stats = [(entry / file).stat() for file in _FILES]
+    identity = json.dumps([(stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats])
+    return identity, max(stat.st_ctime_ns for stat in stats)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

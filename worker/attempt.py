@@ -110,6 +110,8 @@ class AttemptRecord:
     def give_back(self, reason: str, message: str, *, retry_limit: int) -> None:
         """Return the job to the queue because its runner or worker is gone, or fail it beyond the limit."""
         with self._locked() as (session, job):
+            if self._cancelled(session, job):
+                return
             job.lose_attempt(reason, message, retry_limit=retry_limit)
             self._end(session, job, outcome=reason)
 

@@ -22,6 +22,17 @@ def forkserver() -> ForkServerContext:
     return context
 
 
+def warm_up(context: ForkServerContext) -> None:
+    """Return when the forkserver has imported torch, and the next runner starts at once."""
+    process = context.Process(target=_nothing)
+    process.start()
+    process.join()
+
+
+def _nothing() -> None:
+    """What the first process of a forkserver does."""
+
+
 def _run_in_child(assignment: str, commands: Connection, events: Connection, output: Connection) -> None:
     # Imported here because this module is also the Celery process's, which stays without torch.
     from worker.runner import run

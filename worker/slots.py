@@ -2,7 +2,6 @@
 
 import os
 import threading
-from multiprocessing import forkserver as forkserver_process
 
 import structlog
 from sqlalchemy import Engine
@@ -12,7 +11,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from models.database import sync_sessions
 from worker.gpus import Gpu
 from worker.queue import Claim, claim_next, expire_leases
-from worker.runner_process import forkserver
+from worker.runner_process import forkserver, warm_up
 from worker.settings import WorkerSettings
 from worker.supervisor import Supervisor
 
@@ -39,8 +38,7 @@ class Slots:
         ]
 
     def start(self) -> None:
-        """Start importing torch in the forkserver, and every slot's thread."""
-        forkserver_process.ensure_running()
+        """Start every slot's thread; they claim once runners can start at once."""
         for thread in self._threads:
             thread.start()
 
@@ -58,6 +56,8 @@ class Slots:
             thread.join(_JOIN_SECONDS)
 
     def _serve(self, slot: int) -> None:
+        # Importing torch takes seconds: a job claimed meanwhile would lose its lease, or wait here beside a free worker.
+        warm_up(self._context)
         while not self._stopping.is_set():
             seen = self._wakes
             claim = self._claim()

@@ -40,9 +40,7 @@ def fit(
         learning_rate = state.optimizer.param_groups[0]["lr"]
         loss, accuracy, penalty = train_one_epoch(state, training, train, epoch)
         trained = now(state.device)
-        validated = evaluate(state.network, validation) if validation is not None else None
-        if validated is not None and not math.isfinite(validated.loss):
-            raise NonFiniteLoss(f"The validation loss of epoch {epoch} is {validated.loss}.")
+        validated = evaluate(state.network, validation, f"validation loss of epoch {epoch}") if validation else None
         metrics = EpochMetrics(
             epoch=epoch,
             train_loss=loss,
@@ -92,8 +90,11 @@ def train_one_epoch(
     )
 
 
-def evaluate(network: nn.Module, split: DeviceSplit) -> Evaluation:
-    """Measure the whole split in eval mode, without gradients; the network is left in eval mode."""
+def evaluate(network: nn.Module, split: DeviceSplit, figure: str = "loss after the last epoch") -> Evaluation:
+    """Measure the whole split in eval mode, without gradients; the network is left in eval mode.
+
+    Raises NonFiniteLoss naming the `figure`: the last step of a training can be the one that spoils the weights.
+    """
     network.eval()
     loss_sum = torch.zeros((), dtype=torch.float64, device=split.labels.device)
     predictions = []
@@ -104,7 +105,10 @@ def evaluate(network: nn.Module, split: DeviceSplit) -> Evaluation:
             predictions.append(logits.argmax(1))
     predicted = torch.cat(predictions)
     correct = int((predicted == split.labels).sum())
-    return Evaluation(float(loss_sum) / len(split), correct / len(split), predicted)
+    loss = float(loss_sum) / len(split)
+    if not math.isfinite(loss):
+        raise NonFiniteLoss(f"The {figure} is {loss}.")
+    return Evaluation(loss, correct / len(split), predicted)
 
 
 def squared_weights(network: nn.Module) -> Tensor:

@@ -1,0 +1,52 @@
+# Set-up, checks and the service on this machine: `make demo`, `make test`, `make up`.
+
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
+	$$python -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$python && break; \
+done)
+PORT ?= 8000
+DATA ?= .trainyard
+
+BIN := .venv/bin
+INSTALLED := .venv/installed
+LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header
+
+.PHONY: install demo test check up lock clean
+.DELETE_ON_ERROR:
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml requirements/uv.txt requirements/dev.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 with its venv module is needed (Debian: apt-get install python3-venv); name one with PYTHON=" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/uv.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: install
+	@exec $(BIN)/python -m local demo
+
+test: install
+	$(BIN)/python -m pytest $(ARGS)
+
+check: install
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m local check-migrations
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+
+up: install
+	@exec $(BIN)/python -m local up --port $(PORT) --data-dir "$(DATA)" $(if $(SLOTS),--slots $(SLOTS))
+
+# The exact versions, after a change of pyproject.toml; `make lock UPGRADE=--upgrade` moves all of them.
+lock: install
+	echo uv | $(LOCK) $(UPGRADE) - -o requirements/uv.txt
+	$(LOCK) $(UPGRADE) --all-extras pyproject.toml -o requirements/dev.txt
+	$(LOCK) pyproject.toml -c requirements/dev.txt -o requirements/api.txt
+	$(LOCK) --extra worker pyproject.toml -c requirements/dev.txt -o requirements/worker.txt
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

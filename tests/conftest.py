@@ -1,0 +1,150 @@
+"""What tests share: the whole service as real processes, on a database and a broker of its own."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx2
+import psutil
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.rows import dict_row
+from pydantic_settings import BaseSettings
+from sqlalchemy.engine import make_url
+
+from local.stack import Stack
+
+FINAL = {"succeeded", "failed", "cancelled"}
+DIGITS_MLP: dict[str, Any] = {"dataset": {"name": "digits"}, "network": {"name": "mlp"}}
+
+
+class External(BaseSettings):
+    """Servers named in the environment; each test stack then gets a database and a key prefix of its own there."""
+
+    database_url: str | None = None
+    redis_url: str | None = None
+
+
+class Service:
+    """A running stack, as a user and as somebody who may look into its database sees it."""
+
+    def __init__(self, stack: Stack, data_dir: Path) -> None:
+        self.stack = stack
+        self.data_dir = data_dir
+        self.http = httpx2.Client(base_url=stack.base_url, timeout=40, trust_env=False)
+
+    def submit(self, spec: dict[str, Any]) -> str:
+        answer = self.http.post("/jobs", json=spec)
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["id"])
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        view: dict[str, Any] = self.http.get(f"/jobs/{job_id}").json()
+        return view
+
+    def wait_for(self, job_id: str, reached: Callable[[dict[str, Any]], bool], seconds: float = 60) -> dict[str, Any]:
+        """Poll the job until `reached`, for at most `seconds`; the API may be away meanwhile."""
+        deadline = time.monotonic() + seconds
+        view: dict[str, Any] = {}
+        while time.monotonic() < deadline:
+            try:
+                view = self.job(job_id)
+                if "status" in view and reached(view):
+                    return view
+            except httpx2.TransportError as error:
+                view = {"unreachable": str(error)}
+            time.sleep(0.02)
+        raise AssertionError(f"not reached within {seconds} s: {view}")
+
+    def wait_for_end(self, job_id: str, seconds: float = 90) -> dict[str, Any]:
+        return self.wait_for(job_id, lambda view: view["status"] in FINAL, seconds)
+
+    def wait_for_epoch(self, job_id: str, epoch: int) -> dict[str, Any]:
+        return self.wait_for(job_id, lambda view: view["progress"]["epoch"] >= epoch)
+
+    def epochs(self, job_id: str) -> list[dict[str, Any]]:
+        epochs: list[dict[str, Any]] = self.http.get(f"/jobs/{job_id}/metrics").json()["epochs"]
+        return epochs
+
+    def rows(self, query: str, *parameters: object) -> list[dict[str, Any]]:
+        """Ask the database itself."""
+        url = make_url(self.stack.database_url).set(drivername="postgresql").render_as_string(hide_password=False)
+        with psycopg.connect(url, row_factory=dict_row, autocommit=True) as connection:
+            cursor = connection.execute(query.encode(), parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    def runner_pid(self, worker: str = "worker-1", seconds: float = 30) -> int:
+        """Return the process id of the one runner of a worker: a child of its forkserver."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            for child in psutil.Process(self.stack.pid(worker)).children():
+                for runner in child.children():
+                    return int(runner.pid)
+            time.sleep(0.02)
+        raise AssertionError("no runner was started")
+
+
+StartService = Callable[..., Service]
+
+
+@pytest.fixture(scope="session")
+def digits_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset directory that the stacks of one test process share, so that digits are decoded once."""
+    return tmp_path_factory.mktemp("datasets")
+
+
+@pytest.fixture(scope="module")
+def start_service(tmp_path_factory: pytest.TempPathFactory, digits_cache: Path) -> Iterator[StartService]:
+    """Start stacks with settings of their own; all are stopped, and their external databases dropped, at the end."""
+    services: list[Service] = []
+    external = External()
+
+    def start(slots: int = 1, workers: int = 1, **settings: object) -> Service:
+        data_dir = tmp_path_factory.mktemp("stack")
+        environment = {"TRAINYARD_DATASETS_DIR": str(digits_cache)} | {
+            f"TRAINYARD_{name.upper()}": str(value) for name, value in settings.items()
+        }
+        environment |= _own_place(external)
+        stack = Stack(data_dir, 0, slots=slots, workers=workers, environment=environment)
+        stack.start()
+        services.append(Service(stack, data_dir))
+        return services[-1]
+
+    yield start
+    for service in services:
+        service.http.close()
+        service.stack.stop()
+        if external.database_url is not None:
+            _drop(external.database_url, str(make_url(service.stack.database_url).database))
+
+
+@pytest.fixture(scope="module")
+def service(start_service: StartService) -> Service:
+    """One stack with two slots for the tests of a module that do no harm to it."""
+    return start_service(slots=2)
+
+
+def _own_place(external: External) -> dict[str, str]:
+    place: dict[str, str] = {}
+    if external.database_url is not None:
+        name = f"trainyard_test_{uuid4().hex}"
+        _execute(external.database_url, sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        url = make_url(external.database_url).set(database=name)
+        place["DATABASE_URL"] = url.render_as_string(hide_password=False)
+    if external.redis_url is not None:
+        place["REDIS_URL"] = external.redis_url
+        place["TRAINYARD_REDIS_KEY_PREFIX"] = f"test:{uuid4().hex}:"
+    return place
+
+
+def _drop(url: str, name: str) -> None:
+    _execute(url, sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def _execute(url: str, statement: sql.Composed) -> None:
+    libpq = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(libpq, autocommit=True) as connection:
+        connection.execute(statement)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from worker.messages import CHECKPOINTS_KEPT, SavedCheckpoint
+from worker.messages import SavedCheckpoint
 
 
 def save(directory: Path, state: dict[str, Any], *, attempt: int, epoch: int) -> SavedCheckpoint:
@@ -22,7 +22,6 @@ def save(directory: Path, state: dict[str, Any], *, attempt: int, epoch: int) ->
     content = buffer.getvalue()
     name = f"checkpoint-{attempt:04d}-{epoch:06d}.pt"
     _write_durably(directory / name, content)
-    _remove_older(directory, attempt)
     return SavedCheckpoint(epoch=epoch, file=name, sha256=hashlib.sha256(content).hexdigest())
 
 
@@ -58,10 +57,3 @@ def _write_durably(path: Path, content: bytes) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
-
-
-def _remove_older(directory: Path, attempt: int) -> None:
-    # Only files of this attempt or earlier ones: a later attempt's are its own business.
-    own = sorted(path for path in directory.glob("checkpoint-*.pt") if int(path.name.split("-")[1]) <= attempt)
-    for path in own[:-CHECKPOINTS_KEPT]:
-        path.unlink(missing_ok=True)

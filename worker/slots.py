@@ -56,7 +56,7 @@ class Slots:
             thread.join(_JOIN_SECONDS)
 
     def _serve(self, slot: int) -> None:
-        # Importing torch takes seconds: a job claimed meanwhile would lose its lease, or wait here beside a free worker.
+        # Importing torch takes seconds, in which a claimed job would wait here beside a free worker.
         warm_up(self._context)
         while not self._stopping.is_set():
             seen = self._wakes

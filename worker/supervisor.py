@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from models.job import Status
 from models.spec import JobSpec
 from worker.attempt import AttemptRecord, AttemptSuperseded
+from worker.kept_checkpoints import KeptCheckpoints
 from worker.messages import Assignment, EpochEnded, Event, Failed, Phase, Succeeded
 from worker.queue import WORKER_LOST, Claim
 from worker.runner_process import OUTPUT_LIMIT, RunnerProcess
@@ -46,6 +47,8 @@ class Supervisor:
         self._record = AttemptRecord(sessions, claim)
         self._settings = settings
         self._context = context
+        self._artifacts = settings.artifacts_dir.resolve() / str(claim.job_id)
+        self._checkpoints = KeptCheckpoints(self._artifacts, claim.checkpoints)
         self._threads = threads
         self._gpu = gpu
         self._stopping = stopping
@@ -78,7 +81,7 @@ class Supervisor:
             job_id=self._claim.job_id,
             attempt=self._claim.attempt,
             spec=self._spec,
-            artifacts=self._settings.artifacts_dir.resolve() / str(self._claim.job_id),
+            artifacts=self._artifacts,
             datasets=self._settings.datasets_dir.resolve(),
             download=self._settings.download_datasets,
             checkpoints=self._claim.checkpoints,
@@ -107,6 +110,7 @@ class Supervisor:
             match self._pending[0]:
                 case EpochEnded(metrics=metrics, checkpoint=checkpoint):
                     self._record.add_epoch(metrics, checkpoint)
+                    self._checkpoints.add(checkpoint)
                     log.info("epoch", epoch=metrics.epoch, train_loss=metrics.train_loss)
                 case Phase(message=message):
                     self._record.say(message)

@@ -1,0 +1,344 @@
+"""A job from its submission to its result, over HTTP, through real processes."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+LENET = {
+    "name": "lenet on digits",
+    "dataset": {"name": "digits", "resize": 32},
+    "network": {"name": "lenet"},
+    "training": {"epochs": 4, "seed": 7, "optimizer": {"name": "sgd", "learning_rate": 0.05, "momentum": 0.9}},
+    "tags": ["hw4"],
+}
+MLP: dict[str, Any] = {"dataset": {"name": "digits"}, "network": {"name": "mlp"}}
+LONG = MLP | {"training": {"epochs": 100_000, "seed": 1}}
+
+
+@pytest.fixture(scope="module")
+def finished(service: Any) -> str:
+    job_id: str = service.submit(LENET)
+    assert service.wait_for_end(job_id)["status"] == "succeeded", service.http.get(f"/jobs/{job_id}/logs").text
+    return job_id
+
+
+@pytest.fixture(scope="module")
+def result(service: Any, finished: str) -> dict[str, Any]:
+    answer: dict[str, Any] = service.http.get(f"/jobs/{finished}/result").json()
+    return answer
+
+
+def test_a_submitted_job_is_answered_with_its_location_and_every_default(service: Any) -> None:
+    answer = service.http.post("/jobs", json=MLP)
+    job = answer.json()
+    assert answer.status_code == 201
+    assert answer.headers["location"] == f"/jobs/{job['id']}"
+    assert job["status"] == "queued"
+    assert job["spec"]["training"]["optimizer"] == {
+        "name": "sgd",
+        "learning_rate": 0.01,
+        "momentum": 0.0,
+        "weight_decay": 0.0,
+    }
+    assert isinstance(job["spec"]["training"]["seed"], int)
+    assert service.wait_for_end(job["id"])["status"] == "succeeded"
+
+
+def test_a_job_walks_from_queued_over_running_to_succeeded_with_times_in_order(service: Any, finished: str) -> None:
+    job = service.job(finished)
+    assert [move["to_status"] for move in job["transitions"]] == ["queued", "running", "succeeded"]
+    times = [move["at"] for move in job["transitions"]]
+    assert times == sorted(times)
+    assert job["progress"] == {"epoch": 4, "epochs": 4}
+    assert job["last"]["epoch"] == 4
+    assert job["best"]["validation_accuracy"] == max(e["validation_accuracy"] for e in service.epochs(finished))
+
+
+def test_every_epoch_is_served_once_with_exactly_the_agreed_fields(service: Any, finished: str) -> None:
+    answer = service.http.get(f"/jobs/{finished}/metrics").json()
+    assert answer["terminal"] is True
+    assert answer["next"] == 4
+    assert [epoch["epoch"] for epoch in answer["epochs"]] == [1, 2, 3, 4]
+    assert set(answer["epochs"][0]) == {
+        "epoch",
+        "train_loss",
+        "train_accuracy",
+        "validation_loss",
+        "validation_accuracy",
+        "learning_rate",
+        "seconds",
+    }
+
+
+def test_metrics_after_an_epoch_hold_only_later_ones(service: Any, finished: str) -> None:
+    answer = service.http.get(f"/jobs/{finished}/metrics", params={"after": 3}).json()
+    assert [epoch["epoch"] for epoch in answer["epochs"]] == [4]
+    assert service.http.get(f"/jobs/{finished}/metrics", params={"after": 4}).json()["next"] == 4
+
+
+def test_unchanged_metrics_are_answered_with_304(service: Any, finished: str) -> None:
+    path = f"/jobs/{finished}/metrics"
+    tag = service.http.get(path).headers["etag"]
+    assert tag.startswith('"')
+    unchanged = service.http.get(path, headers={"If-None-Match": f'"other", {tag}'})
+    assert (unchanged.status_code, unchanged.content, unchanged.headers["etag"]) == (304, b"", tag)
+    assert service.http.get(path, headers={"If-None-Match": '"other"'}).status_code == 200
+
+
+def test_a_waiting_reader_is_answered_when_an_epoch_is_recorded(service: Any) -> None:
+    job_id = service.submit(LENET)
+    seen: list[int] = []
+    after, terminal = 0, False
+    started = time.monotonic()
+    requests = 0
+    while not terminal:
+        answer = service.http.get(f"/jobs/{job_id}/metrics", params={"after": after, "wait": 30}).json()
+        seen += [epoch["epoch"] for epoch in answer["epochs"]]
+        after, terminal = answer["next"], answer["terminal"]
+        requests += 1
+        assert time.monotonic() - started < 60
+    assert seen == [1, 2, 3, 4]
+    assert requests < 20, "the answer is held until there is news"
+
+
+def test_a_reader_that_waits_in_vain_is_answered_when_its_time_is_up(service: Any) -> None:
+    job_id = service.submit(LONG)
+    try:
+        service.wait_for_epoch(job_id, 1)
+        started = time.monotonic()
+        answer = service.http.get(f"/jobs/{job_id}/metrics", params={"after": 90_000, "wait": 1}).json()
+        assert 0.9 < time.monotonic() - started < 10
+        assert answer["epochs"] == []
+        assert answer["next"] == 90_000
+    finally:
+        service.http.post(f"/jobs/{job_id}/cancel")
+        service.wait_for_end(job_id)
+
+
+def test_more_readers_can_wait_than_there_are_database_connections(service: Any) -> None:
+    job_id = service.submit(MLP | {"resources": {"device": "cuda"}})  # waits for a GPU that no test machine has
+    with ThreadPoolExecutor(40) as pool:
+        waiting = [pool.submit(service.http.get, f"/jobs/{job_id}/metrics", params={"wait": 3}) for _ in range(40)]
+        time.sleep(0.5)
+        assert service.http.get("/readyz").status_code == 200
+        assert {future.result().status_code for future in waiting} == {200}
+    service.http.post(f"/jobs/{job_id}/cancel")
+
+
+def test_the_result_holds_what_a_report_needs(result: dict[str, Any]) -> None:
+    assert list(result) == [
+        "timing",
+        "loss",
+        "accuracy",
+        "penalty",
+        "best_epoch",
+        "worst_epoch",
+        "curves",
+        "parameters",
+        "macs_per_sample",
+        "flops_per_sample",
+        "confusion_matrix",
+        "classification_report",
+        "environment",
+        "dataset",
+        "seed",
+        "spec",
+        "diagnosis",
+    ]
+    assert result["parameters"]["total"] == 61_706
+    assert result["flops_per_sample"] == 2 * result["macs_per_sample"] == 2 * 416_520
+    assert result["seed"] == 7
+    assert result["spec"]["tags"] == ["hw4"]
+    assert result["environment"]["device"] == "cpu"
+    assert result["accuracy"]["test"] > 0.5, "it has learnt to tell digits apart"
+
+
+def test_the_figures_of_a_result_agree_with_each_other(service: Any, finished: str, result: dict[str, Any]) -> None:
+    matrix, report = result["confusion_matrix"], result["classification_report"]
+    assert [sum(row) for row in matrix] == [entry["support"] for entry in report["classes"]]
+    assert sum(map(sum, matrix)) == result["dataset"]["splits"]["test"]["samples"] == 360
+    assert report["accuracy"] == result["accuracy"]["test"] == sum(matrix[i][i] for i in range(10)) / 360
+    splits = result["dataset"]["splits"]
+    assert splits["train"]["samples"] + splits["validation"]["samples"] == 1_437
+    assert result["curves"]["train_loss"] == [epoch["train_loss"] for epoch in service.epochs(finished)]
+    accuracies = result["curves"]["validation_accuracy"]
+    assert result["best_epoch"] == 1 + accuracies.index(max(accuracies))
+    assert result["worst_epoch"] == 1 + accuracies.index(min(accuracies))
+    assert result["accuracy"]["validation"] == accuracies[-1], "the last epoch's weights are the final ones"
+
+
+def test_the_times_of_a_result_add_up(result: dict[str, Any]) -> None:
+    timing = result["timing"]
+    parts = ("queued_seconds", "setup_seconds", "training_seconds", "evaluation_seconds")
+    assert all(timing[part] > 0 for part in parts)
+    assert sum(timing[part] for part in parts) <= timing["total_seconds"]
+    assert timing["training_seconds"] == pytest.approx(sum(result["curves"]["seconds"]))
+    assert timing["epoch_seconds"]["min"] <= timing["epoch_seconds"]["median"] <= timing["epoch_seconds"]["max"]
+    for latency in timing["latency"].values():
+        assert 0 < latency["median_seconds_per_sample"] <= latency["p95_seconds_per_sample"]
+
+
+def test_the_same_spec_and_seed_give_the_same_numbers(service: Any, result: dict[str, Any]) -> None:
+    again = service.submit(LENET)
+    service.wait_for_end(again)
+    repeated = service.http.get(f"/jobs/{again}/result").json()
+    for figure in ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy"):
+        assert repeated["curves"][figure] == result["curves"][figure]
+    assert repeated["confusion_matrix"] == result["confusion_matrix"]
+
+
+def test_validating_on_the_test_split_is_said_aloud(service: Any) -> None:
+    job_id = service.submit(MLP | {"dataset": {"name": "digits", "validation": "test"}})
+    service.wait_for_end(job_id)
+    result = service.http.get(f"/jobs/{job_id}/result").json()
+    assert [(entry["code"], entry["level"]) for entry in result["diagnosis"]] == [("validated_on_test", "warning")]
+    assert result["dataset"]["splits"]["train"]["samples"] == 1_437
+    assert result["accuracy"]["validation"] == result["accuracy"]["test"]
+
+
+def test_the_result_of_an_unfinished_job_is_refused(service: Any) -> None:
+    job_id = service.submit(LONG)
+    answer = service.http.get(f"/jobs/{job_id}/result")
+    assert (answer.status_code, answer.json()["code"]) == (409, "job_not_finished")
+    service.http.post(f"/jobs/{job_id}/cancel")
+    service.wait_for_end(job_id)
+    answer = service.http.get(f"/jobs/{job_id}/result")
+    assert (answer.status_code, answer.json()["code"]) == (409, "no_result")
+
+
+def test_a_queued_job_is_cancelled_at_once(service: Any) -> None:
+    job_id = service.submit(MLP | {"resources": {"device": "cuda"}})
+    answer = service.http.post(f"/jobs/{job_id}/cancel")
+    assert (answer.status_code, answer.json()["status"], answer.json()["reason"]) == (
+        202,
+        "cancelled",
+        "cancelled_by_user",
+    )
+    again = service.http.post(f"/jobs/{job_id}/cancel")
+    assert (again.status_code, again.json()) == (202, answer.json()), "a second cancel changes nothing"
+    assert service.rows("SELECT count(*) AS n FROM attempts WHERE job_id = %s", job_id) == [{"n": 0}]
+
+
+def test_a_running_job_is_cancelled_within_two_seconds_and_keeps_its_epochs(service: Any) -> None:
+    job_id = service.submit(LONG)
+    service.wait_for_epoch(job_id, 3)
+    asked = time.monotonic()
+    assert service.http.post(f"/jobs/{job_id}/cancel").json()["status"] == "cancelling"
+    job = service.wait_for_end(job_id)
+    assert time.monotonic() - asked < 2
+    assert (job["status"], job["reason"]) == ("cancelled", "cancelled_by_user")
+    epochs = [epoch["epoch"] for epoch in service.epochs(job_id)]
+    assert epochs == list(range(1, len(epochs) + 1))
+    assert len(epochs) >= 3
+    (attempt,) = service.rows("SELECT outcome, ended_at FROM attempts WHERE job_id = %s", job_id)
+    assert attempt["outcome"] == "cancelled"
+    assert attempt["ended_at"] is not None
+
+
+def test_a_long_epoch_does_not_delay_a_cancel(service: Any) -> None:
+    slow = {
+        "dataset": {"name": "digits", "resize": 64},
+        "network": {"name": "cnn", "channels": [256, 256], "kernel_size": 7},
+        "training": {"epochs": 5, "batch_size": 512},
+    }
+    job_id = service.submit(slow)
+    service.wait_for(job_id, lambda job: job["message"] == "Trains on cpu.")
+    asked = time.monotonic()
+    service.http.post(f"/jobs/{job_id}/cancel")
+    assert service.wait_for_end(job_id)["status"] == "cancelled"
+    assert time.monotonic() - asked < 2
+    assert service.epochs(job_id) == []
+
+
+def test_cancelling_a_finished_job_leaves_it_as_it_is(service: Any, finished: str) -> None:
+    answer = service.http.post(f"/jobs/{finished}/cancel")
+    assert (answer.status_code, answer.json()["status"]) == (202, "succeeded")
+    assert len(answer.json()["transitions"]) == 3
+
+
+def test_a_job_beyond_its_time_limit_fails_and_says_so(service: Any) -> None:
+    job_id = service.submit(LONG | {"resources": {"time_limit_seconds": 2}})
+    job = service.wait_for_end(job_id)
+    assert (job["status"], job["reason"]) == ("failed", "time_limit")
+    assert "2 seconds" in job["message"]
+    assert service.epochs(job_id)
+
+
+def test_a_loss_that_is_not_finite_fails_the_job_and_names_the_step(service: Any) -> None:
+    training = {"epochs": 5, "optimizer": {"name": "sgd", "learning_rate": 1000.0}}
+    network = {"name": "cnn", "activation": "relu"}
+    job_id = service.submit({"dataset": {"name": "digits"}, "network": network, "training": training})
+    job = service.wait_for_end(job_id)
+    assert (job["status"], job["reason"]) == ("failed", "non_finite_loss")
+    assert "step" in job["message"]
+
+
+def test_missing_data_fail_the_job_with_a_sentence_that_names_the_place(start_service: Any) -> None:
+    offline = start_service(download_datasets="false")
+    job_id = offline.submit({"dataset": {"name": "fashion_mnist"}, "network": {"name": "mlp"}})
+    job = offline.wait_for_end(job_id)
+    assert (job["status"], job["reason"]) == ("failed", "invalid_data")
+    assert "fashion_mnist" in job["message"]
+    assert offline.rows("SELECT count(*) AS n FROM results") == [{"n": 0}]
+
+
+def test_what_the_runner_prints_is_kept_as_the_log(service: Any, finished: str) -> None:
+    answer = service.http.get(f"/jobs/{finished}/logs").json()
+    assert answer["job_id"] == finished
+    assert all(entry["attempt"] == 1 for entry in answer["entries"])
+
+
+def test_validating_a_spec_counts_its_network_and_stores_nothing(service: Any) -> None:
+    before = service.rows("SELECT count(*) AS n FROM jobs")
+    spec = {"dataset": {"name": "cifar10"}, "network": {"name": "lenet"}}
+    answer = service.http.post("/jobs:validate", json=spec)
+    body = answer.json()
+    assert answer.status_code == 200
+    assert (body["parameters"], body["macs_per_sample"]) == (62_006, 651_720)
+    assert body["layers"][0] == {
+        "layer": 0,
+        "kind": "conv2d",
+        "input_shape": [3, 32, 32],
+        "output_shape": [6, 28, 28],
+        "parameters": 456,
+        "macs": 352_800,
+    }
+    assert body["spec"]["training"]["epochs"] == 10
+    assert service.rows("SELECT count(*) AS n FROM jobs") == before
+
+
+def test_the_list_is_newest_first_and_its_pages_neither_skip_nor_repeat(service: Any) -> None:
+    ids = [service.submit(MLP | {"resources": {"device": "cuda"}, "name": f"page {n}"}) for n in range(5)]
+    seen: list[str] = []
+    after = None
+    while len(seen) < 5:
+        page = service.http.get("/jobs", params={"status": "queued", "limit": 2} | ({"after": after} if after else {}))
+        seen += [job["id"] for job in page.json()["items"]]
+        after = page.json()["next"]
+        service.submit(MLP | {"resources": {"device": "cuda"}})  # arrives while somebody pages
+    assert seen[:5] == list(reversed(ids))
+
+
+@pytest.mark.parametrize("path", ["", "/metrics", "/result", "/logs"])
+@pytest.mark.parametrize("job_id", [str(uuid4()), "not-a-uuid", "1", "{01a1fc05-96f8-74b8-9c20-173cf12834b1}"])
+def test_an_unknown_job_is_not_found(service: Any, job_id: str, path: str) -> None:
+    answer = service.http.get(f"/jobs/{job_id}{path}")
+    assert (answer.status_code, answer.json()["code"]) == (404, "job_not_found")
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_cancelling_an_unknown_job_is_not_found(service: Any) -> None:
+    assert service.http.post(f"/jobs/{uuid4()}/cancel").json()["code"] == "job_not_found"
+
+
+def test_the_service_describes_itself(service: Any) -> None:
+    assert service.http.get("/healthz").json() == {"status": "alive"}
+    assert service.http.get("/readyz").json()["status"] == "ready"
+    assert service.http.get("/docs").status_code == 200
+    paths = service.http.get("/openapi.json").json()["paths"]
+    assert {"/jobs", "/jobs:validate", "/jobs/{job_id}", "/jobs/{job_id}/metrics", "/jobs/{job_id}/result"} <= set(
+        paths
+    )

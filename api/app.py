@@ -13,8 +13,6 @@ from api.settings import ApiSettings
 from api.wakes import WakeSender
 from models.database import async_engine, async_sessions
 
-MAX_BODY_BYTES = 1_048_576
-
 
 def create_app(settings: ApiSettings) -> FastAPI:
     """Return the application; nothing is connected before it starts."""
@@ -36,7 +34,6 @@ def create_app(settings: ApiSettings) -> FastAPI:
         summary="A lab's shared GPU queue: post a training job, follow its metrics, read its result.",
         version="0.1.0",
         lifespan=lifespan,
-        max_body_size=MAX_BODY_BYTES,
     )
     problems.install(app)
     app.include_router(jobs.router)

@@ -56,7 +56,7 @@ STATUS_OF: dict[type[errors.TrainyardError], int] = {
     errors.IllegalMove: 409,
 }
 
-_CODE_OF_STATUS = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+_CODE_OF_STATUS = {404: "not_found", 405: "method_not_allowed"}
 
 
 def install(app: FastAPI) -> None:

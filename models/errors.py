@@ -69,3 +69,9 @@ class DeviceUnavailable(TrainyardError):
     """The device that the spec asks for is not there."""
 
     code = "device_unavailable"
+
+
+class BatchOfOne(TrainyardError):
+    """Batch norm cannot normalise a batch of one sample on a 1x1 map."""
+
+    code = "batch_of_one"

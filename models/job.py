@@ -124,14 +124,16 @@ class Job(Base):
             case Status.CANCELLING:
                 self.move(Status.CANCELLED, reason=CANCELLED_BY_USER, message="Cancelled by a user.")
             case Status.PAUSING:
-                self.move(Status.PAUSED)
-            case _ if self.retries >= retry_limit:
+                self.move(Status.PAUSED, reason=reason, message=message)
+            case Status.RUNNING if self.retries >= retry_limit:
                 self.move(
                     Status.FAILED, reason=reason, message=f"{message} Not tried again after {self.retries} retries."
                 )
-            case _:
+            case Status.RUNNING:
                 self.retries += 1
                 self.move(Status.QUEUED, reason=reason, message=f"{message} Goes on from the last checkpoint.")
+            case _:
+                raise IllegalMove(f"A job that is {self.status} has no attempt to lose.")
 
 
 class Transition(Base):

@@ -10,7 +10,7 @@ from models.datasets import DATASETS, DatasetFacts, DatasetName
 from models.errors import FieldError, InvalidSpec
 from models.network import LayerDoesNotFit, NetworkSummary, NetworkTooLarge, Shape, summarise
 from models.presets import Network, Sequential
-from models.validation import Strict, Text
+from models.validation import Name, Strict, Tag
 
 MAX_SEED = 2**53 - 1  # the largest integer that every JSON reader keeps exactly
 _CHOSEN_SEED_BITS = 31
@@ -86,14 +86,12 @@ class ResourcesSpec(Strict):
 class JobSpec(Strict):
     """A whole training job."""
 
-    name: Annotated[Text, Field(min_length=1, max_length=200)] | None = None
+    name: Name | None = None
     dataset: DatasetSpec
     network: Network
     training: TrainingSpec = TrainingSpec()
     resources: ResourcesSpec = ResourcesSpec()
-    tags: Annotated[
-        list[Annotated[Text, Field(min_length=1, max_length=64)]], Field(max_length=20, default_factory=list)
-    ]
+    tags: Annotated[list[Tag], Field(max_length=20, default_factory=list)]
 
     def summary(self) -> NetworkSummary:
         """Return the network's shapes, parameters and MACs on this data; raise InvalidSpec naming what does not fit."""

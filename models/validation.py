@@ -3,7 +3,7 @@
 import unicodedata
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
 from pydantic_core import PydanticCustomError
 
 
@@ -20,12 +20,17 @@ def _printable(text: str) -> str:
     return text
 
 
-Printable = AfterValidator(_printable)
-Text = Annotated[str, Printable]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_printable)]
+Tag = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_printable)]
+
+_CODES = {
+    "model_attributes_type": "object_type",
+    "model_type": "object_type",
+    "union_tag_invalid": "literal_error",
+    "union_tag_not_found": "missing",
+}
 
 
 def error_code(error: Any) -> str:
-    """Return the stable code of one pydantic error; a bad discriminator reads like any other bad field."""
-    return {"union_tag_invalid": "literal_error", "union_tag_not_found": "missing"}.get(
-        error["type"], str(error["type"])
-    )
+    """Return the stable code of one pydantic error; how a model is built inside does not show in it."""
+    return _CODES.get(error["type"], str(error["type"]))

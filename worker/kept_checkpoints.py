@@ -1,6 +1,5 @@
 """Which checkpoint files of a job stay on disk: the newest that Postgres knows, and nothing older."""
 
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,17 +9,20 @@ from worker.messages import CHECKPOINTS_KEPT, SavedCheckpoint
 class KeptCheckpoints:
     """Removed by the supervisor, not the runner: only a recorded checkpoint makes an older one superfluous."""
 
-    def __init__(self, directory: Path, recorded: Sequence[SavedCheckpoint]) -> None:
-        """Keep the recorded ones (newest first), and remove what earlier attempts left beside them."""
+    def __init__(self, directory: Path, recorded: Sequence[SavedCheckpoint], attempt: int) -> None:
+        """Keep the recorded ones (newest first), and remove what attempts before this one left beside them."""
         self._directory = directory
-        self._kept = deque(reversed(recorded))
+        self._kept = list(reversed(recorded))
         names = {checkpoint.file for checkpoint in recorded}
         for path in directory.glob("checkpoint-*"):
-            if path.name not in names:
+            if path.name not in names and int(path.name.split("-")[1]) < attempt:
                 path.unlink(missing_ok=True)
 
     def add(self, checkpoint: SavedCheckpoint) -> None:
-        """Keep one that was just recorded, and remove the oldest beyond CHECKPOINTS_KEPT."""
-        self._kept.append(checkpoint)
-        while len(self._kept) > CHECKPOINTS_KEPT:
-            (self._directory / self._kept.popleft().file).unlink(missing_ok=True)
+        """Keep one that was just recorded; remove those of epochs that it repeats, then the oldest beyond the limit."""
+        earlier = [kept for kept in self._kept if kept.epoch < checkpoint.epoch]
+        keep = [*earlier[-(CHECKPOINTS_KEPT - 1) :], checkpoint]
+        for superfluous in self._kept:
+            if superfluous not in keep:
+                (self._directory / superfluous.file).unlink(missing_ok=True)
+        self._kept = keep

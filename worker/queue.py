@@ -95,7 +95,8 @@ def _checkpoints(session: Session, job_id: UUID) -> list[SavedCheckpoint]:
     rows = session.scalars(
         select(Epoch)
         .where(Epoch.job_id == job_id, Epoch.checkpoint.is_not(None))
-        .order_by(Epoch.epoch.desc())
+        # The newest attempt first: one that began anew has overtaken what it could not use.
+        .order_by(Epoch.attempt.desc(), Epoch.epoch.desc())
         .limit(CHECKPOINTS_KEPT)
     )
     return [

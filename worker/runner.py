@@ -1,6 +1,7 @@
 """The runner: a process of its own that trains one attempt of one job; it knows no database and no queue."""
 
 import ctypes
+import math
 import os
 import threading
 import time
@@ -11,9 +12,10 @@ from multiprocessing.connection import Connection
 
 import numpy as np
 import torch
+from torch import nn
 
 from models.datasets import DATASETS
-from models.errors import DeviceUnavailable, TrainyardError
+from models.errors import BatchOfOne, DeviceUnavailable, NonFiniteLoss, TrainyardError
 from models.result import DatasetReport
 from worker import checkpoints, datasets
 from worker.datasets.splits import stratified_holdout
@@ -68,6 +70,7 @@ class _Run:
         """Train to the end and measure, or return None where a stop was asked for."""
         self._say("Reads the data set.")
         train, validation, test, report = self._load_data()
+        self._require_batches_that_normalise(len(train))
         state = TrainState.fresh(self.spec, self.device)
         self._resume(state)
         setup_seconds = now(self.device) - self.started
@@ -140,17 +143,36 @@ class _Run:
         trained = evaluate(network, train)
         tested = evaluate(network, test)
         validated = tested if validation is test else evaluate(network, validation) if validation else None
-        l2_penalty = self.spec.training.l2_penalty
         return Measured(
             train=trained,
             validation=validated,
             test=tested,
-            penalty=l2_penalty * float(squared_weights(network).detach()) if l2_penalty else 0.0,
+            penalty=self._penalty(network),
             latency=measure_latency(network, test),
             setup_seconds=setup_seconds,
             evaluation_seconds=now(self.device) - started,
             trainable_parameters=sum(p.numel() for p in network.parameters() if p.requires_grad),
         )
+
+    def _penalty(self, network: nn.Module) -> float:
+        l2_penalty = self.spec.training.l2_penalty
+        if not l2_penalty:
+            return 0.0
+        penalty = l2_penalty * float(squared_weights(network).detach())
+        if not math.isfinite(penalty):
+            raise NonFiniteLoss(f"The penalty after the last epoch is {penalty}.")
+        return penalty
+
+    def _require_batches_that_normalise(self, train_samples: int) -> None:
+        """Refuse a last batch of one sample where batch norm sees one value per channel: it has no variance."""
+        if train_samples % self.spec.training.batch_size != 1:
+            return
+        for place in self.spec.summary().layers:
+            if place.kind == "batch_norm2d" and place.input_shape[1:] == (1, 1):
+                raise BatchOfOne(
+                    f"The last batch of each epoch has one of {train_samples:,} samples, and batch norm (layer "
+                    f"{place.index}) on a 1x1 map cannot normalise it: choose another batch size."
+                )
 
     def _say(self, message: str) -> None:
         _send(self.events, Phase(message=message))

@@ -48,7 +48,7 @@ class Supervisor:
         self._settings = settings
         self._context = context
         self._artifacts = settings.artifacts_dir.resolve() / str(claim.job_id)
-        self._checkpoints = KeptCheckpoints(self._artifacts, claim.checkpoints)
+        self._checkpoints = KeptCheckpoints(self._artifacts, claim.checkpoints, claim.attempt)
         self._threads = threads
         self._gpu = gpu
         self._stopping = stopping

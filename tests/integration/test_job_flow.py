@@ -276,6 +276,23 @@ def test_a_loss_that_is_not_finite_fails_the_job_and_names_the_step(service: Any
     assert "step" in job["message"]
 
 
+def test_batch_norm_over_a_batch_of_one_value_is_explained(service: Any) -> None:
+    layers = [
+        {"kind": "conv2d", "out_channels": 4, "kernel_size": 8},
+        {"kind": "batch_norm2d"},
+        {"kind": "flatten"},
+        {"kind": "linear", "out_features": 10},
+    ]
+    dataset = {"name": "digits", "validation": 0}  # 1,437 training samples: 4 batches of 359, and one sample more
+    training = {"batch_size": 359}
+    job_id = service.submit(
+        {"dataset": dataset, "network": {"name": "sequential", "layers": layers}, "training": training}
+    )
+    job = service.wait_for_end(job_id)
+    assert (job["status"], job["reason"]) == ("failed", "batch_of_one")
+    assert "layer 1" in job["message"]
+
+
 def test_missing_data_fail_the_job_with_a_sentence_that_names_the_place(start_service: Any) -> None:
     offline = start_service(download_datasets="false")
     job_id = offline.submit({"dataset": {"name": "fashion_mnist"}, "network": {"name": "mlp"}})

@@ -1,0 +1,53 @@
+"""The schema's history on a real Postgres: up, down, up again, and no drift from the tables in the code."""
+
+from typing import Any
+
+import pytest
+from alembic import command
+from sqlalchemy import create_engine, inspect
+
+from migrations import config
+from models.job import Status
+
+
+@pytest.fixture
+def database(start_service: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A migrated database of its own, named in the environment as Alembic reads it."""
+    service = start_service()
+    monkeypatch.setenv("DATABASE_URL", service.stack.database_url)
+    return service
+
+
+def tables(service: Any) -> set[str]:
+    engine = create_engine(service.stack.database_url)
+    try:
+        return set(inspect(engine).get_table_names())
+    finally:
+        engine.dispose()
+
+
+def test_migrations_run_up_and_down_and_up_again_without_drift(database: Any) -> None:
+    whole = tables(database)
+    command.downgrade(config(), "base")
+    assert tables(database) == {"alembic_version"}
+    command.upgrade(config(), "head")
+    assert tables(database) == whole
+    command.check(config())  # raises where the tables in the code differ
+
+
+def test_the_api_is_not_ready_on_a_schema_that_it_does_not_know(database: Any) -> None:
+    database.rows("UPDATE alembic_version SET version_num = 'older'")
+    answer = database.http.get("/readyz")
+    assert (answer.status_code, answer.json()["code"]) == (503, "not_migrated")
+
+
+def test_every_status_of_the_code_is_allowed_by_the_database_and_no_other(database: Any) -> None:
+    # alembic check does not see a changed CHECK constraint.
+    database.http.post("/jobs", json={"dataset": {"name": "digits"}, "network": {"name": "mlp"}})
+    definition = database.rows(
+        "SELECT pg_get_constraintdef(oid) AS text FROM pg_constraint WHERE conname = 'ck_jobs_status'"
+    )[0]["text"]
+    assert {part for part in definition.split("'") if part.isidentifier() and part.islower()} >= {
+        status.value for status in Status
+    }
+    assert definition.count("::text") == len(Status), definition

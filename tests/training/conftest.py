@@ -1,0 +1,58 @@
+"""What the tests of the training share: job specs, and small splits of pictures that a network can learn."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from models.datasets import DATASETS
+from models.spec import JobSpec
+from worker.training.data import DeviceSplit
+
+Shape = tuple[int, int, int]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Compute in one thread: the operations here are so small that a second would only wait for a busy core."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def pictures() -> Callable[..., DeviceSplit]:
+    """Make a split of so many pictures of ten classes: one pattern per class under noise, the same for every seed."""
+
+    def make(samples: int, *, shape: Shape = (1, 8, 8), seed: int = 0) -> DeviceSplit:
+        noise = np.random.default_rng(seed)
+        labels = noise.integers(0, 10, samples)
+        patterns = np.random.default_rng(99).integers(0, 256, (10, *shape))
+        images = (patterns[labels] + noise.integers(0, 256, (samples, *shape))) // 2
+        facts = DATASETS["cifar10" if shape[0] == 3 else "digits"]
+        return DeviceSplit(images.astype(np.uint8), labels, mean=facts.mean, std=facts.std, device=torch.device("cpu"))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def job() -> Callable[..., JobSpec]:
+    """Make a resolved spec with seed 7; what is named beyond the network is a field of its training."""
+
+    def make(
+        network: dict[str, Any],
+        *,
+        dataset: str = "digits",
+        learning_rate: float = 0.05,
+        optimizer: dict[str, float] | None = None,
+        **training: Any,
+    ) -> JobSpec:
+        optimizer = {"learning_rate": learning_rate} | (optimizer or {})
+        spec = {
+            "dataset": {"name": dataset},
+            "network": network,
+            "training": {"seed": 7, "optimizer": optimizer} | training,
+        }
+        return JobSpec.model_validate(spec).resolved()
+
+    return make

@@ -1,0 +1,78 @@
+"""The latency of a prediction: what is timed, how often, and in which unit."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.result import Latency
+from worker.networks import build
+from worker.training.data import DeviceSplit
+from worker.training.latency import _quantile, measure_latency
+
+MakeSplit = Callable[..., DeviceSplit]
+
+
+class Watched(nn.Module):
+    """Notes for each forward pass its batch size, whether it was in eval mode, and whether gradients were recorded."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.seen: list[tuple[int, bool, bool]] = []
+
+    def forward(self, inputs: Tensor) -> Any:
+        in_eval_mode = not any(module.training for module in self.modules())
+        self.seen.append((len(inputs), in_eval_mode, torch.is_grad_enabled()))
+        return self.network(inputs)
+
+
+@pytest.fixture
+def network(job: Callable[..., Any]) -> Watched:
+    spec = job({"name": "cnn", "channels": [16, 16], "batch_norm": True, "dropout2d": 0.3})
+    return Watched(build(spec.network.layers(10), (1, 8, 8))).train()
+
+
+@pytest.mark.parametrize("samples", [250, 3])
+def test_every_timed_pass_is_in_eval_mode_without_gradients_on_a_full_batch(
+    network: Watched, pictures: MakeSplit, samples: int
+) -> None:
+    latency = measure_latency(network, pictures(samples))
+    assert all(in_eval_mode and not with_gradients for _, in_eval_mode, with_gradients in network.seen)
+    for measured, batch_size in ((latency.batch_1, 1), (latency.batch_100, 100)):
+        passes = sum(size == batch_size for size, _, _ in network.seen)
+        assert measured.batch_size == batch_size
+        assert 1 <= measured.runs < passes, "warm-up comes first and is not counted"
+    assert {size for size, _, _ in network.seen} == {1, 100}
+
+
+def test_seconds_are_per_sample_and_the_slow_passes_are_in_the_p95(network: Watched, pictures: MakeSplit) -> None:
+    latency = measure_latency(network, pictures(100))
+    for measured in (latency.batch_1, latency.batch_100):
+        assert 0 < measured.median_seconds_per_sample <= measured.p95_seconds_per_sample < 10
+    assert latency.batch_100.median_seconds_per_sample < 100 * latency.batch_1.median_seconds_per_sample
+
+
+def test_a_slow_network_is_timed_in_the_right_unit(pictures: MakeSplit) -> None:
+    class Slow(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            time.sleep(0.005)
+            return inputs
+
+    latency = measure_latency(Slow(), pictures(100))
+
+    def seconds_per_pass(measured: Latency) -> float:
+        return measured.median_seconds_per_sample * measured.batch_size
+
+    assert 0.005 <= seconds_per_pass(latency.batch_1) < 0.2
+    assert 0.005 <= seconds_per_pass(latency.batch_100) < 0.2
+
+
+def test_a_quantile_is_the_nearest_rank() -> None:
+    ascending = [float(value) for value in range(1, 101)]
+    assert (_quantile(ascending, 0.5), _quantile(ascending, 0.95)) == (50.0, 95.0)
+    assert (_quantile([3.0], 0.5), _quantile([3.0], 0.95)) == (3.0, 3.0)
+    assert _quantile([1.0, 2.0], 0.95) == 2.0

@@ -1,0 +1,116 @@
+"""The settings: which databases are refused outside development, and that nothing changes after the start."""
+
+from urllib.parse import unquote
+
+import pytest
+from pydantic import ValidationError
+
+from api.settings import ApiSettings
+from models.settings import Settings
+from worker.settings import WorkerSettings
+
+GOOD = "postgresql+psycopg://trainyard:k8Qz-long-and-random@db:5432/trainyard"
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DATABASE_URL", "REDIS_URL", "TRAINYARD_ENVIRONMENT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize("settings", [Settings, ApiSettings, WorkerSettings])
+@pytest.mark.parametrize(
+    "url",
+    [
+        None,
+        "postgresql+psycopg://trainyard@db:5432/trainyard",
+        "postgresql+psycopg://trainyard:@db/trainyard",
+        "postgresql+psycopg://trainyard:trainyard@db/trainyard",
+        "postgresql+psycopg://trainyard:postgres@db/trainyard",
+        "postgresql+psycopg://trainyard:changeme@127.0.0.1/trainyard",
+        "postgresql+psycopg://trainyard:change-me@[::1]:5432/trainyard",
+        "postgresql+psycopg://trainyard:password@/trainyard?host=db",
+        "postgresql+psycopg://trainyard@/trainyard?host=10.0.0.1&port=5432",
+    ],
+)
+def test_production_refuses_an_empty_or_well_known_password_over_tcp(
+    monkeypatch: pytest.MonkeyPatch, settings: type[Settings], url: str | None
+) -> None:
+    if url is not None:
+        monkeypatch.setenv("DATABASE_URL", url)
+    with pytest.raises(ValidationError, match="the database password is empty or a well-known default"):
+        settings()
+
+
+def test_a_refusal_does_not_show_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql+psycopg://trainyard:changeme@db/trainyard")
+    with pytest.raises(ValidationError) as refused:
+        Settings()
+    assert "changeme" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        GOOD,
+        "postgresql+psycopg://trainyard@/trainyard?host=/run/trainyard",
+        "postgresql+psycopg://trainyard@/trainyard?host=/run/trainyard&port=5433",
+        "postgresql+psycopg:///trainyard",
+    ],
+)
+def test_production_accepts_a_password_of_its_own_or_a_socket_without_one(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", url)
+    settings = Settings()
+    assert settings.environment == "production"
+    assert settings.database_url == url
+    assert unquote(settings.libpq_url) == url.replace("+psycopg", "")
+
+
+def test_development_accepts_the_default_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRAINYARD_ENVIRONMENT", "development")
+    assert Settings().libpq_url == "postgresql://trainyard:trainyard@127.0.0.1:5432/trainyard"
+
+
+def test_an_environment_of_another_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRAINYARD_ENVIRONMENT", "staging")
+    with pytest.raises(ValidationError, match="environment"):
+        Settings()
+
+
+@pytest.mark.parametrize("settings", [Settings, ApiSettings, WorkerSettings])
+def test_settings_do_not_change_after_they_are_read(monkeypatch: pytest.MonkeyPatch, settings: type[Settings]) -> None:
+    monkeypatch.setenv("DATABASE_URL", GOOD)
+    read = settings()
+    with pytest.raises(ValidationError, match="frozen"):
+        read.database_url = "postgresql+psycopg://elsewhere/"  # type: ignore[misc]
+    monkeypatch.setenv("DATABASE_URL", "postgresql+psycopg://elsewhere/")
+    assert read.database_url == GOOD
+
+
+def test_every_setting_of_a_worker_has_a_variable_with_our_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", GOOD)
+    for name, value in {
+        "WORKER_NAME": "gpu-7",
+        "QUEUES": '["default", "night"]',
+        "SLOTS": "4",
+        "LEASE_SECONDS": "12.5",
+        "ARTIFACTS_DIR": "/srv/artifacts",
+        "DOWNLOAD_DATASETS": "false",
+    }.items():
+        monkeypatch.setenv(f"TRAINYARD_{name}", value)
+    read = WorkerSettings()
+    assert (read.worker_name, read.queues, read.slots) == ("gpu-7", ["default", "night"], 4)
+    assert (read.lease_seconds, str(read.artifacts_dir), read.download_datasets) == (12.5, "/srv/artifacts", False)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("SLOTS", "0"), ("LEASE_SECONDS", "0"), ("QUEUES", "[]"), ("PORT", "65536")]
+)
+def test_a_setting_out_of_bounds_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv("DATABASE_URL", GOOD)
+    monkeypatch.setenv(f"TRAINYARD_{name}", value)
+    settings = ApiSettings if name == "PORT" else WorkerSettings
+    with pytest.raises(ValidationError, match=name.lower()):
+        settings()

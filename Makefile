@@ -27,7 +27,7 @@ demo: install
 	@exec $(BIN)/python -m local demo
 
 test: install
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 check: install
 	$(BIN)/ruff check

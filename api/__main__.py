@@ -5,12 +5,13 @@ import uvicorn
 from api.app import create_app
 from api.settings import ApiSettings
 from models.logs import configure_logs
+from models.settings import read_settings
 
 
 def main() -> None:
     """Serve until told to stop; open requests get a few seconds to end."""
     configure_logs()
-    settings = ApiSettings()
+    settings = read_settings(ApiSettings)
     uvicorn.run(
         create_app(settings),
         host=settings.host,

@@ -5,14 +5,14 @@ from sqlalchemy import create_engine, text
 
 import models.job  # noqa: F401 - the tables register themselves
 from models.base import Base
-from models.settings import Settings
+from models.settings import Settings, read_settings
 
 _LOCK = 7_248_690_213  # any constant of our own
 
 
 def run() -> None:
     """Run the migrations in one transaction, alone."""
-    engine = create_engine(Settings().database_url, connect_args={"connect_timeout": 5})
+    engine = create_engine(read_settings(Settings).database_url, connect_args={"connect_timeout": 5})
     with engine.connect() as connection:
         context.configure(connection=connection, target_metadata=Base.metadata, compare_type=True)
         with context.begin_transaction():

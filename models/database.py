@@ -14,6 +14,7 @@ def _connect_args(statement_timeout_seconds: float) -> dict[str, object]:
     milliseconds = int(statement_timeout_seconds * 1000)
     return {
         "connect_timeout": _CONNECT_SECONDS,
+        "client_encoding": "utf8",
         "options": f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds} -c timezone=UTC",
         **_KEEPALIVE,
     }

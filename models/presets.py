@@ -41,7 +41,7 @@ class Lenet(Strict):
     dropout: Probability = Field(default=0.0, description="Dropout after the second ReLU.")
     batch_norm: bool = Field(default=False, description="Batch norm between the first convolution and its ReLU.")
 
-    def layers(self, classes: int) -> list[Layer]:
+    def layer_list(self, classes: int) -> list[Layer]:
         """Return the layer list for this many classes."""
         return [
             Conv2d(out_channels=6, kernel_size=5),
@@ -73,7 +73,7 @@ class Cnn(Strict):
     hidden: list[Channels] = Field(default=[32], max_length=16)
     hidden_activation: ActivationName | None = Field(default=None, description="Defaults to `activation`.")
 
-    def layers(self, classes: int) -> list[Layer]:
+    def layer_list(self, classes: int) -> list[Layer]:
         """Return the layer list for this many classes; convolutions are padded by half their kernel."""
         activation = _ACTIVATIONS[self.activation]
         layers: list[Layer] = []
@@ -97,7 +97,7 @@ class Mlp(Strict):
     activation: ActivationName = "relu"
     dropout: Probability = Field(default=0.0, description="Dropout after each hidden activation.")
 
-    def layers(self, classes: int) -> list[Layer]:
+    def layer_list(self, classes: int) -> list[Layer]:
         """Return the layer list for this many classes."""
         return [Flatten(), *_hidden_layers(self.hidden, self.activation, self.dropout), Linear(out_features=classes)]
 
@@ -106,11 +106,11 @@ class Sequential(Strict):
     """A layer list of the user's own; the last layer must put out one logit per class."""
 
     name: Literal["sequential"] = "sequential"
-    layer_list: list[Layer] = Field(alias="layers", min_length=1, max_length=MAX_LAYERS)
+    layers: list[Layer] = Field(min_length=1, max_length=MAX_LAYERS)
 
-    def layers(self, classes: int) -> list[Layer]:
+    def layer_list(self, classes: int) -> list[Layer]:
         """Return the list as it was given."""
-        return list(self.layer_list)
+        return list(self.layers)
 
 
 Network = Annotated[Lenet | Cnn | Mlp | Sequential, Field(discriminator="name")]

@@ -1,12 +1,12 @@
-"""The settings that every process shares; each process reads its own once, at its start."""
+"""The settings that every process shares, read once at its start; `python -m models.settings` checks them."""
 
-from typing import Literal
+from typing import Literal, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 
-_DEFAULT_PASSWORDS = frozenset({"", "trainyard", "postgres", "password", "changeme", "change-me"})
+_DEFAULT_PASSWORDS = frozenset({"trainyard", "postgres", "password", "changeme", "change-me"})
 
 
 def _over_network(url: URL) -> bool:
@@ -30,16 +30,34 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def refuse_default_password(self) -> "Settings":
-        """Refuse to start with a well-known database password outside development; a socket needs none."""
-        url = make_url(self.database_url)
-        if self.environment == "production" and _over_network(url) and (url.password or "") in _DEFAULT_PASSWORDS:
-            raise ValueError(
-                "the database password is empty or a well-known default: set one (see .env.example), "
-                "or TRAINYARD_ENVIRONMENT=development on a machine of your own"
-            )
+        """Refuse to start with well-known passwords outside development; a database on a socket needs none."""
+        if self.environment == "development":
+            return self
+        database, broker = make_url(self.database_url), make_url(self.redis_url)
+        advice = "set one (see .env.example), or TRAINYARD_ENVIRONMENT=development on a machine of your own"
+        if _over_network(database) and (not database.password or database.password in _DEFAULT_PASSWORDS):
+            raise ValueError(f"the database password is empty or a well-known default: {advice}")
+        if broker.password in _DEFAULT_PASSWORDS:
+            raise ValueError(f"the broker's password is a well-known default: {advice}")
         return self
 
     @property
     def libpq_url(self) -> str:
         """The database's address as libpq and psycopg read it."""
         return make_url(self.database_url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+SomeSettings = TypeVar("SomeSettings", bound=Settings)
+
+
+def read_settings(kind: type[SomeSettings]) -> SomeSettings:
+    """Read a process's settings from its environment, or end it with one line that names what is wrong."""
+    try:
+        return kind()
+    except ValidationError as error:
+        problems = [": ".join([*map(str, entry["loc"]), entry["msg"]]) for entry in error.errors()]
+        raise SystemExit(f"settings: {'; '.join(problems)}") from None
+
+
+if __name__ == "__main__":
+    read_settings(Settings)

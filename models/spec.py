@@ -112,13 +112,13 @@ class JobSpec(Strict):
 
     def as_json(self) -> dict[str, Any]:
         """Return the spec as it is stored and shown."""
-        return self.model_dump(mode="json", by_alias=True)
+        return self.model_dump(mode="json")
 
 
 def _summarise(spec: JobSpec) -> NetworkSummary:
     classes = len(spec.dataset.facts.classes)
     input_shape: Shape = spec.dataset.input_shape
-    layers = spec.network.layers(classes)
+    layers = spec.network.layer_list(classes)
     summary = summarise(layers, input_shape)
     if summary.output_shape != (classes,):
         last = len(layers) - 1

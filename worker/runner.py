@@ -36,15 +36,12 @@ def run(assignment: str, commands: Connection, events: Connection, output: Conne
     os.setsid()  # whatever this job starts dies with it, by its process group
     os.dup2(output.fileno(), 1)
     os.dup2(output.fileno(), 2)
-    task = Assignment.model_validate_json(assignment)
-    # CUDA reads it at its first use, which is in this process.
-    os.environ["CUDA_VISIBLE_DEVICES"] = task.gpu or ""  # noqa: TID251
     stop = threading.Event()
     threading.Thread(target=_obey, args=(commands, stop), name="commands", daemon=True).start()
-    warnings.simplefilter("default")
-    _prepare_process(task.threads)
     outcome: Succeeded | Failed | None
     try:
+        task = Assignment.model_validate_json(assignment)
+        _prepare_process(task)
         outcome = _Run(task, events, stop).outcome()
     except TrainyardError as error:
         outcome = Failed(reason=error.code, message=str(error))
@@ -188,8 +185,11 @@ def _obey(commands: Connection, stop: threading.Event) -> None:
         os._exit(1)
 
 
-def _prepare_process(threads: int) -> None:
-    torch.set_num_threads(threads)
+def _prepare_process(task: Assignment) -> None:
+    warnings.simplefilter("default")
+    # CUDA reads it at its first use, which is in this process.
+    os.environ["CUDA_VISIBLE_DEVICES"] = task.gpu or ""  # noqa: TID251
+    torch.set_num_threads(task.threads)
     # glibc gives large blocks back to the kernel after each step; a step then spends its time in page faults.
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):

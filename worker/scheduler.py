@@ -6,11 +6,13 @@ import structlog
 from celery import Celery
 from celery.beat import ScheduleEntry, Scheduler
 from kombu.exceptions import OperationalError as BrokerAway
+from redis.exceptions import RedisError
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from models.database import sync_engine, sync_sessions
 from models.logs import configure_logs
+from models.settings import read_settings
 from models.wake import WAKE_TASK, celery_settings
 from worker.queue import expire_leases, queues_with_work
 from worker.settings import WorkerSettings
@@ -51,18 +53,26 @@ def scheduler_app(settings: WorkerSettings, engine: Engine) -> Celery:
             with sessions.begin() as session:
                 waiting = queues_with_work(session)
             for queue in waiting:
-                app.send_task(WAKE_TASK, args=[queue], queue=queue, retry=False, expires=settings.sweep_seconds)
-        except (DBAPIError, BrokerAway) as error:
+                _wake(app, queue)
+        except (DBAPIError, BrokerAway, RedisError, OSError) as error:
             # Both come back; the next sweep finds what this one missed.
             log.warning("sweep_failed", detail=str(error).splitlines()[0])
 
     return app
 
 
+def _wake(app: Celery, queue: str) -> None:
+    """Send a wake-up unless one waits already: while no worker is alive they would pile up."""
+    with app.connection_for_write() as connection:
+        channel: Any = connection.default_channel
+        if channel.queue_declare(queue=queue).message_count == 0:
+            app.send_task(WAKE_TASK, args=[queue], queue=queue, retry=False, connection=connection)
+
+
 def main() -> None:
     """Run the scheduler until it is told to stop."""
     configure_logs()
-    settings = WorkerSettings()
+    settings = read_settings(WorkerSettings)
     engine = sync_engine(settings, pool_size=1)
     app = scheduler_app(settings, engine)
     app.Beat(loglevel="INFO", quiet=True).run()

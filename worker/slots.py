@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 
 import structlog
 from sqlalchemy import Engine
@@ -17,7 +18,7 @@ from worker.supervisor import Supervisor
 
 log = structlog.get_logger(__name__)
 
-_JOIN_SECONDS = 20
+STOP_SECONDS = 20
 
 
 class Slots:
@@ -52,8 +53,9 @@ class Slots:
         """Stop every runner, give its job back, and wait for the slots to end."""
         self._stopping.set()
         self.wake()
+        deadline = time.monotonic() + STOP_SECONDS
         for thread in self._threads:
-            thread.join(_JOIN_SECONDS)
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _serve(self, slot: int) -> None:
         # Importing torch takes seconds, in which a claimed job would wait here beside a free worker.
@@ -100,7 +102,12 @@ class Slots:
             settings=self._settings,
             context=self._context,
             # Default threads for two jobs made 0.4 to 0.7 of what one makes.
-            threads=max(1, (os.cpu_count() or 1) // self._settings.slots),
+            threads=max(1, _usable_cores() // self._settings.slots),
             gpu=self._gpus[slot % len(self._gpus)].uuid if self._gpus else None,
             stopping=self._stopping,
         )
+
+
+def _usable_cores() -> int:
+    """Return how many cores this process may use, which can be fewer than the host has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

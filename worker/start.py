@@ -1,10 +1,12 @@
 """How a worker process starts: settings, then the environment without secrets, then Celery."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
 from models.logs import configure_logs
+from models.settings import read_settings
 from worker.app import worker_app
 from worker.settings import WorkerSettings
 
@@ -14,8 +16,8 @@ _SECRETS = ("DATABASE_URL", "REDIS_URL")
 def main() -> None:
     """Run a worker until it is told to stop."""
     configure_logs()
-    settings = WorkerSettings()
-    if settings.git_commit is None:
+    settings = read_settings(WorkerSettings)
+    if not settings.git_commit:
         settings = settings.model_copy(update={"git_commit": _git_commit()})
     _prepare_environment_of_runners()
     app = worker_app(settings)
@@ -42,8 +44,11 @@ def _prepare_environment_of_runners() -> None:
 
 def _git_commit() -> str | None:
     """Return the commit of the source that runs here, or None where it is no checkout."""
+    git = shutil.which("git")
+    if git is None:
+        return None
     answer = subprocess.run(
-        ["git", "rev-parse", "HEAD"],  # noqa: S607 - the git of the PATH
+        [git, "rev-parse", "HEAD"],
         cwd=Path(__file__).parent,
         capture_output=True,
         text=True,

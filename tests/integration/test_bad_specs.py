@@ -102,6 +102,12 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
 ]  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def service(start_service: Any) -> Any:
+    """A service without workers: nothing here is to be run."""
+    return start_service(workers=0)
+
+
 @pytest.fixture(autouse=True)
 def _nothing_is_stored(service: Any) -> Any:
     before = service.rows("SELECT count(*) AS n FROM jobs")

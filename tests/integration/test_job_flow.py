@@ -3,7 +3,6 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
@@ -15,6 +14,7 @@ LENET = {
     "tags": ["hw4"],
 }
 MLP: dict[str, Any] = {"dataset": {"name": "digits"}, "network": {"name": "mlp"}}
+UNKNOWN = "01a1fc05-96f8-74b8-9c20-173cf1283400"
 LONG = MLP | {"training": {"epochs": 100_000, "seed": 1}}
 
 
@@ -268,9 +268,8 @@ def test_a_job_beyond_its_time_limit_fails_and_says_so(service: Any) -> None:
 
 
 def test_a_loss_that_is_not_finite_fails_the_job_and_names_the_step(service: Any) -> None:
-    training = {"epochs": 5, "optimizer": {"name": "sgd", "learning_rate": 1000.0}}
-    network = {"name": "cnn", "activation": "relu"}
-    job_id = service.submit({"dataset": {"name": "digits"}, "network": network, "training": training})
+    training = {"l2_penalty": 1000.0, "optimizer": {"name": "sgd", "learning_rate": 1000.0}}
+    job_id = service.submit(MLP | {"training": training})
     job = service.wait_for_end(job_id)
     assert (job["status"], job["reason"]) == ("failed", "non_finite_loss")
     assert "step" in job["message"]
@@ -291,6 +290,24 @@ def test_batch_norm_over_a_batch_of_one_value_is_explained(service: Any) -> None
     job = service.wait_for_end(job_id)
     assert (job["status"], job["reason"]) == ("failed", "batch_of_one")
     assert "layer 1" in job["message"]
+
+
+def test_a_layer_list_of_ones_own_trains_as_it_was_given(service: Any) -> None:
+    layers = [
+        {"kind": "conv2d", "out_channels": 4, "kernel_size": 3, "padding": 1},
+        {"kind": "batch_norm2d"},
+        {"kind": "tanh"},
+        {"kind": "avg_pool2d"},
+        {"kind": "dropout2d", "probability": 0.1},
+        {"kind": "flatten"},
+        {"kind": "linear", "out_features": 10},
+    ]
+    job_id = service.submit({"dataset": {"name": "digits"}, "network": {"name": "sequential", "layers": layers}})
+    assert service.wait_for_end(job_id)["status"] == "succeeded"
+    result = service.http.get(f"/jobs/{job_id}/result").json()
+    assert [layer["kind"] for layer in result["parameters"]["layers"]] == [layer["kind"] for layer in layers]
+    assert result["parameters"]["total"] == 4 * 9 + 4 + 2 * 4 + 4 * 4 * 4 * 10 + 10
+    assert result["spec"]["network"]["layers"][0]["out_channels"] == 4
 
 
 def test_missing_data_fail_the_job_with_a_sentence_that_names_the_place(start_service: Any) -> None:
@@ -340,7 +357,7 @@ def test_the_list_is_newest_first_and_its_pages_neither_skip_nor_repeat(service:
 
 
 @pytest.mark.parametrize("path", ["", "/metrics", "/result", "/logs"])
-@pytest.mark.parametrize("job_id", [str(uuid4()), "not-a-uuid", "1", "{01a1fc05-96f8-74b8-9c20-173cf12834b1}"])
+@pytest.mark.parametrize("job_id", [UNKNOWN, "not-a-uuid", "1", "{01a1fc05-96f8-74b8-9c20-173cf12834b1}"])
 def test_an_unknown_job_is_not_found(service: Any, job_id: str, path: str) -> None:
     answer = service.http.get(f"/jobs/{job_id}{path}")
     assert (answer.status_code, answer.json()["code"]) == (404, "job_not_found")
@@ -348,7 +365,7 @@ def test_an_unknown_job_is_not_found(service: Any, job_id: str, path: str) -> No
 
 
 def test_cancelling_an_unknown_job_is_not_found(service: Any) -> None:
-    assert service.http.post(f"/jobs/{uuid4()}/cancel").json()["code"] == "job_not_found"
+    assert service.http.post(f"/jobs/{UNKNOWN}/cancel").json()["code"] == "job_not_found"
 
 
 def test_the_service_describes_itself(service: Any) -> None:

@@ -13,7 +13,7 @@ from models.job import Status
 @pytest.fixture
 def database(start_service: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A migrated database of its own, named in the environment as Alembic reads it."""
-    service = start_service()
+    service = start_service(workers=0)
     monkeypatch.setenv("DATABASE_URL", service.stack.database_url)
     return service
 

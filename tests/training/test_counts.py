@@ -164,7 +164,7 @@ def test_a_preset_has_the_counts_of_its_reference_run(row: str) -> None:
     spec = cifar10_job(preset)
     summary = spec.summary()
     assert (summary.parameters, summary.macs) == (parameters, macs)
-    require_torch_agrees(summary, spec.network.layers(10), (3, 32, 32))
+    require_torch_agrees(summary, spec.network.layer_list(10), (3, 32, 32))
 
 
 @pytest.mark.parametrize("row", CIFAR10_ROWS)
@@ -173,8 +173,8 @@ def test_a_reference_run_written_out_as_layers_is_its_preset(row: str) -> None:
     spec = cifar10_job({"name": "sequential", "layers": layers})
     summary = spec.summary()
     assert (summary.parameters, summary.macs) == (parameters, macs)
-    assert spec.network.layers(10) == cifar10_job(preset).network.layers(10)
-    require_torch_agrees(summary, spec.network.layers(10), (3, 32, 32))
+    assert spec.network.layer_list(10) == cifar10_job(preset).network.layer_list(10)
+    require_torch_agrees(summary, spec.network.layer_list(10), (3, 32, 32))
 
 
 @pytest.mark.parametrize("row", HOUSING_ROWS)

@@ -33,7 +33,7 @@ class Watched(nn.Module):
 @pytest.fixture
 def network(job: Callable[..., Any]) -> Watched:
     spec = job({"name": "cnn", "channels": [16, 16], "batch_norm": True, "dropout2d": 0.3})
-    return Watched(build(spec.network.layers(10), (1, 8, 8))).train()
+    return Watched(build(spec.network.layer_list(10), (1, 8, 8))).train()
 
 
 @pytest.mark.parametrize("samples", [250, 3])

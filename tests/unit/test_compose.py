@@ -93,7 +93,7 @@ def test_the_workers_differ_in_profile_and_gpus_alone() -> None:
 
 
 def test_a_worker_is_given_longer_to_stop_than_it_needs() -> None:
-    assert float(SERVICES["worker"]["stop_grace_period"].removesuffix("s")) >= slots._JOIN_SECONDS + 5
+    assert float(SERVICES["worker"]["stop_grace_period"].removesuffix("s")) >= slots.STOP_SECONDS + 5
 
 
 def test_what_must_last_is_in_named_volumes() -> None:

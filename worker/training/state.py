@@ -28,7 +28,7 @@ class TrainState:
         seed = spec.training.seed
         assert seed is not None, "a resolved spec has a seed"
         torch.manual_seed(seed)
-        layers = spec.network.layers(len(spec.dataset.facts.classes))
+        layers = spec.network.layer_list(len(spec.dataset.facts.classes))
         network = build(layers, spec.dataset.input_shape).to(device)
         optimizer = _optimizer(network, spec.training.optimizer)
         return cls(network, optimizer, torch.Generator().manual_seed(seed), device)

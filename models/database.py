@@ -1,5 +1,7 @@
 """Engines for the two kinds of process: asynchronous for the API, synchronous for workers."""
 
+from typing import Any
+
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
@@ -7,29 +9,14 @@ from sqlalchemy.orm import Session, sessionmaker
 from models.settings import Settings
 
 _CONNECT_SECONDS = 5
+_POOL_SECONDS = 5
+_STATEMENT = "10s"
 _KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 15_000}
 
 
-def _connect_args(statement_timeout_seconds: float) -> dict[str, object]:
-    milliseconds = int(statement_timeout_seconds * 1000)
-    return {
-        "connect_timeout": _CONNECT_SECONDS,
-        "client_encoding": "utf8",
-        "options": f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds} -c timezone=UTC",
-        **_KEEPALIVE,
-    }
-
-
-def async_engine(settings: Settings, *, pool_size: int, statement_timeout_seconds: float = 10) -> AsyncEngine:
-    """Return the API's engine; a statement that runs or waits longer than the timeout is cancelled by the server."""
-    return create_async_engine(
-        settings.database_url,
-        pool_size=pool_size,
-        max_overflow=0,
-        pool_timeout=5,
-        pool_pre_ping=True,
-        connect_args=_connect_args(statement_timeout_seconds),
-    )
+def async_engine(settings: Settings, *, pool_size: int) -> AsyncEngine:
+    """Return the API's engine."""
+    return create_async_engine(settings.database_url, **_options(pool_size))
 
 
 def async_sessions(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
@@ -37,18 +24,27 @@ def async_sessions(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
     return async_sessionmaker(engine, expire_on_commit=False)
 
 
-def sync_engine(settings: Settings, *, pool_size: int, statement_timeout_seconds: float = 10) -> Engine:
-    """Return a worker's engine; a statement that runs or waits longer than the timeout is cancelled by the server."""
-    return create_engine(
-        settings.database_url,
-        pool_size=pool_size,
-        max_overflow=0,
-        pool_timeout=5,
-        pool_pre_ping=True,
-        connect_args=_connect_args(statement_timeout_seconds),
-    )
+def sync_engine(settings: Settings, *, pool_size: int) -> Engine:
+    """Return a worker's engine."""
+    return create_engine(settings.database_url, **_options(pool_size))
 
 
 def sync_sessions(engine: Engine) -> sessionmaker[Session]:
     """Return the factory of short transactions on this engine; rows stay readable after the commit."""
     return sessionmaker(engine, expire_on_commit=False)
+
+
+def _options(pool_size: int) -> dict[str, Any]:
+    """Bound every wait: for a connection, for the network, and, by the server, for a statement or a lock."""
+    return {
+        "pool_size": pool_size,
+        "max_overflow": 0,
+        "pool_timeout": _POOL_SECONDS,
+        "pool_pre_ping": True,
+        "connect_args": {
+            "connect_timeout": _CONNECT_SECONDS,
+            "client_encoding": "utf8",
+            "options": f"-c statement_timeout={_STATEMENT} -c lock_timeout={_STATEMENT} -c timezone=UTC",
+            **_KEEPALIVE,
+        },
+    }

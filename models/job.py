@@ -5,7 +5,20 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import JSON, BigInteger, CheckConstraint, ForeignKey, Identity, Index, func, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Identity,
+    Index,
+    Select,
+    String,
+    cast,
+    func,
+    select,
+    text,
+)
 from sqlalchemy.orm import Mapped, WriteOnlyMapped, mapped_column, relationship
 
 from models.base import Base, DatabaseTime, Key
@@ -208,6 +221,11 @@ class LogChunk(Base):
     attempt: Mapped[int]
     text: Mapped[str]
     at: Mapped[DatabaseTime]
+
+
+def notification(job_id: UUID) -> Select[Any]:
+    """Return the statement that tells listeners, when its transaction commits, that this job changed."""
+    return select(func.pg_notify(CHANNEL, cast(str(job_id), String)))
 
 
 def database_now_plus(seconds: float) -> Any:

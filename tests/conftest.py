@@ -90,6 +90,14 @@ class Service:
 StartService = Callable[..., Service]
 
 
+@pytest.fixture
+def own_servers() -> None:
+    """Database and broker are the stack's own, for tests that kill them."""
+    external = External()
+    if external.database_url is not None or external.redis_url is not None:
+        pytest.skip("DATABASE_URL or REDIS_URL names a server that is not ours to kill")
+
+
 @pytest.fixture(scope="session")
 def digits_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset directory that the stacks of one test process share, so that digits are decoded once."""

@@ -20,10 +20,11 @@ from models.job import (
     Status,
     Transition,
     database_now_plus,
+    notification,
 )
 from models.result import EpochMetrics
 from worker.messages import SavedCheckpoint
-from worker.queue import Claim, end_attempt, notify
+from worker.queue import Claim, end_attempt
 
 LOG_LIMIT = 1_048_576  # characters of log kept per job, the newest
 
@@ -56,15 +57,20 @@ class AttemptRecord:
 
     def status(self) -> Status:
         """Return the job's status, so that a request to stop is seen."""
-        with self._locked(share=True) as (_, job):
-            return Status(job.status)
+        with self._sessions.begin() as session:
+            status = session.scalar(
+                select(Job.status).where(Job.id == self._claim.job_id, Job.attempt == self._claim.attempt)
+            )
+        if status not in LIVE:
+            raise AttemptSuperseded("Another attempt has the job, or the job is over.")
+        return Status(status)
 
     def say(self, message: str) -> None:
         """Show what the runner does now."""
         with self._locked() as (session, job):
             if job.status == Status.RUNNING:
                 job.message = message
-                notify(session, job.id)
+                session.execute(notification(job.id))
 
     def add_epoch(self, metrics: EpochMetrics, checkpoint: SavedCheckpoint) -> None:
         """Record an epoch once; an epoch that is repeated after a resume takes its own row again."""
@@ -79,7 +85,7 @@ class AttemptRecord:
             session.execute(
                 insert(Epoch).values(values).on_conflict_do_update(index_elements=["job_id", "epoch"], set_=values)
             )
-            notify(session, job.id)
+            session.execute(notification(job.id))
 
     def add_log(self, text: str) -> None:
         """Keep what the runner printed; beyond LOG_LIMIT the oldest pieces of the job's log go."""
@@ -149,7 +155,7 @@ class AttemptRecord:
 
     def _end(self, session: Session, job: Job, outcome: str | None = None) -> None:
         end_attempt(session, job.id, self._claim.attempt, outcome or job.status)
-        notify(session, job.id)
+        session.execute(notification(job.id))
 
 
 def _beyond_limit(job_id: UUID) -> Any:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import String, cast, func, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from models.job import CHANNEL, LIVE, Attempt, Epoch, Job, Status
+from models.job import LIVE, Attempt, Epoch, Job, Status, notification
 from worker.messages import CHECKPOINTS_KEPT, SavedCheckpoint
 
 WORKER_LOST = "worker_lost"
@@ -46,7 +46,7 @@ def claim_next(
         checkpoints=_checkpoints(session, job.id),
     )
     job.start_attempt(worker, lease_seconds)
-    notify(session, job.id)
+    session.execute(notification(job.id))
     return claim
 
 
@@ -63,7 +63,7 @@ def expire_leases(session: Session, *, retry_limit: int) -> list[UUID]:
     for job in jobs:
         job.lose_attempt(WORKER_LOST, "The worker was lost.", retry_limit=retry_limit)
         end_attempt(session, job.id, job.attempt, WORKER_LOST)
-        notify(session, job.id)
+        session.execute(notification(job.id))
     return [job.id for job in jobs]
 
 
@@ -74,11 +74,6 @@ def end_attempt(session: Session, job_id: UUID, attempt: int, outcome: str) -> N
         .where(Attempt.job_id == job_id, Attempt.number == attempt, Attempt.ended_at.is_(None))
         .values(ended_at=func.clock_timestamp(), outcome=outcome)
     )
-
-
-def notify(session: Session, job_id: UUID) -> None:
-    """Tell listeners, when the transaction commits, that this job changed."""
-    session.execute(select(func.pg_notify(CHANNEL, cast(str(job_id), String))))
 
 
 def queues_with_work(session: Session) -> Sequence[str]:

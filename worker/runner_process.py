@@ -1,5 +1,6 @@
 """A runner as its supervisor sees it: what it said, what it printed, whether it lives, and until when it may."""
 
+import codecs
 import os
 import signal
 import threading
@@ -59,6 +60,7 @@ class RunnerProcess:
         self._news = threading.Condition()
         self._said: deque[Event] = deque()
         self._printed = bytearray()
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a character may come in two pieces
         self._dropped = 0
         self._ended = False
         self._deadlines: dict[str, float] = {}
@@ -104,7 +106,7 @@ class RunnerProcess:
     def take_output(self) -> str:
         """Return what the runner printed since the last call, the oldest part dropped beyond OUTPUT_LIMIT."""
         with self._news:
-            text = bytes(self._printed).decode("utf-8", "replace").replace("\0", "�")
+            text = self._decoder.decode(bytes(self._printed)).replace("\0", "�")
             if self._dropped:
                 text = f"[{self._dropped} bytes of output dropped]\n{text}"
             self._printed.clear()

@@ -173,7 +173,7 @@ class Supervisor:
                 self._record.fail("time_limit", f"The job ran longer than its limit of {seconds} seconds.")
             case None if runner.killed_for == "lease":
                 self._record.give_back(WORKER_LOST, "The worker could not renew its lease.", retry_limit=limit)
-            case None if self._stopping.is_set() and self._asked_to_stop:
+            case None if self._asked_to_stop:  # a cancel that was asked for comes first, in the record
                 self._record.preempt("The worker was shut down. Goes on from the last checkpoint.")
             case None:
                 log.warning("runner_died", exit_code=runner.exit_code)

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.jobs.schemas import EpochView, JobView, LogEntry, MetricsView
 from models.errors import JobNotFinished, JobNotFound, NoResult
-from models.job import CHANNEL, FINAL, Epoch, Job, JobResult, LogChunk, Status, Transition
+from models.job import FINAL, Epoch, Job, JobResult, LogChunk, Status, Transition
 
 
 async def lock_job(session: AsyncSession, job_id: UUID) -> Job:
@@ -17,11 +17,6 @@ async def lock_job(session: AsyncSession, job_id: UUID) -> Job:
     if job is None:
         raise JobNotFound(f"There is no job {job_id}.")
     return job
-
-
-async def notify(session: AsyncSession, job_id: UUID) -> None:
-    """Tell listeners, when the transaction commits, that this job changed."""
-    await session.execute(select(func.pg_notify(CHANNEL, cast(str(job_id), String))))
 
 
 async def job_view(session: AsyncSession, job_id: UUID) -> JobView:

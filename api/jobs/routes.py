@@ -13,7 +13,7 @@ from api.problems import Problem
 from api.services import Services, ServicesDep, SessionDep
 from api.strict_json import StrictRoute
 from models.errors import JobNotFound
-from models.job import Job, Status
+from models.job import Job, Status, notification
 from models.result import Result
 from models.spec import JobSpec
 
@@ -119,7 +119,7 @@ async def cancel_job(job_id: JobId, session: SessionDep) -> JobView:
     """Ask for the end of a job; its recorded epochs stay. A job that has ended is left as it is."""
     job = await queries.lock_job(session, job_id)
     if job.cancel():
-        await queries.notify(session, job_id)
+        await session.execute(notification(job_id))
         await session.flush()
     return await queries.job_view(session, job_id)
 

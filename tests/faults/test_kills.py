@@ -99,6 +99,7 @@ def test_a_lost_worker_is_noticed_while_no_other_is_alive(stack: Any, undisturbe
     assert_as_undisturbed(stack, job_id, undisturbed)
 
 
+@pytest.mark.usefixtures("own_servers")
 def test_a_running_job_does_not_notice_that_the_broker_was_killed(
     stack: Any, undisturbed: list[dict[str, Any]]
 ) -> None:
@@ -113,6 +114,7 @@ def test_a_running_job_does_not_notice_that_the_broker_was_killed(
     assert reasons(stack, job_id) == reasons(stack, while_away) == [None, None, None]
 
 
+@pytest.mark.usefixtures("own_servers")
 def test_a_killed_postgres_costs_neither_the_job_nor_an_epoch(stack: Any, undisturbed: list[dict[str, Any]]) -> None:
     job_id = half_way(stack)
     stack.stack.kill_child("postgres")

@@ -1,0 +1,260 @@
+"""Claims, leases and the fence, on a real Postgres: what a worker may write, and when it no longer may."""
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, create_engine, delete, func, select, update
+from sqlalchemy.orm import Session, sessionmaker
+
+from local.stack import Stack
+from models.database import sync_sessions
+from models.job import Attempt, Epoch, Job, JobResult, LogChunk, Status, Transition
+from models.result import EpochMetrics
+from models.spec import JobSpec
+from worker.attempt import LOG_LIMIT, AttemptRecord, AttemptSuperseded
+from worker.messages import SavedCheckpoint
+from worker.queue import Claim, claim_next, expire_leases
+
+SPEC: dict[str, Any] = {"dataset": {"name": "digits"}, "network": {"name": "mlp"}}
+CHECKPOINT = SavedCheckpoint(epoch=1, file="checkpoint-0001-000001.pt", sha256="0" * 64)
+METRICS = EpochMetrics(
+    epoch=1,
+    train_loss=2.0,
+    train_accuracy=0.25,
+    validation_loss=1.5,
+    validation_accuracy=0.5,
+    learning_rate=0.01,
+    penalty=0.0,
+    seconds=1.0,
+    train_seconds=0.75,
+)
+
+
+@pytest.fixture(scope="module")
+def engine(start_service: Any) -> Iterator[Engine]:
+    """A migrated database that nothing else uses."""
+    stack: Stack = start_service(workers=0).stack
+    stack.kill_child("scheduler")
+    engine = create_engine(stack.database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def sessions(engine: Engine) -> Iterator[sessionmaker[Session]]:
+    sessions = sync_sessions(engine)
+    yield sessions
+    with sessions.begin() as session:
+        session.execute(delete(Job))
+
+
+def submit(sessions: sessionmaker[Session], **changes: Any) -> Any:
+    spec = JobSpec.model_validate(SPEC | changes).resolved().as_json()
+    with sessions.begin() as session:
+        job = Job.submit(spec)
+        session.add(job)
+        session.flush()
+        return job.id
+
+
+def claim(
+    sessions: sessionmaker[Session], worker: str = "a", devices: tuple[str, ...] = ("auto", "cpu")
+) -> Claim | None:
+    with sessions.begin() as session:
+        return claim_next(session, worker=worker, queues=["default"], devices=devices, lease_seconds=30)
+
+
+def claimed(sessions: sessionmaker[Session]) -> Claim:
+    found = claim(sessions)
+    assert found is not None
+    return found
+
+
+def run_out(sessions: sessionmaker[Session], job_id: Any) -> None:
+    """Let the lease end, by the database's clock."""
+    with sessions.begin() as session:
+        session.execute(update(Job).where(Job.id == job_id).values(lease_expires_at=func.now() - func.make_interval()))
+
+
+def expire(sessions: sessionmaker[Session]) -> list[Any]:
+    with sessions.begin() as session:
+        return list(expire_leases(session, retry_limit=3))
+
+
+def count(sessions: sessionmaker[Session], table: Any) -> int:
+    with sessions() as session:
+        return session.scalar(select(func.count()).select_from(table)) or 0
+
+
+def job_row(sessions: sessionmaker[Session], job_id: Any) -> Job:
+    with sessions() as session:
+        return session.get_one(Job, job_id)
+
+
+def test_jobs_are_claimed_in_the_order_of_their_submission(sessions: sessionmaker[Session]) -> None:
+    ids = [submit(sessions) for _ in range(3)]
+    assert [claimed(sessions).job_id for _ in range(3)] == ids
+    assert claim(sessions) is None
+
+
+def test_a_job_for_a_gpu_waits_for_a_worker_that_has_one(sessions: sessionmaker[Session]) -> None:
+    job_id = submit(sessions, resources={"device": "cuda"})
+    assert claim(sessions) is None
+    found = claim(sessions, devices=("auto", "cpu", "cuda"))
+    assert found is not None
+    assert found.job_id == job_id
+
+
+def test_a_job_that_one_worker_is_claiming_is_passed_over_by_the_next(sessions: sessionmaker[Session]) -> None:
+    first, second = submit(sessions), submit(sessions)
+    with sessions.begin() as session:
+        mine = claim_next(session, worker="a", queues=["default"], devices=["auto"], lease_seconds=30)
+        theirs = claim(sessions, worker="b")  # while the first claim is not committed
+    assert mine is not None
+    assert theirs is not None
+    assert (mine.job_id, theirs.job_id) == (first, second)
+
+
+def test_many_claims_at_once_share_the_jobs_without_overlap(sessions: sessionmaker[Session]) -> None:
+    ids = {submit(sessions) for _ in range(20)}
+    found: list[Any] = []
+
+    def take() -> None:
+        while (mine := claim(sessions)) is not None:
+            found.append(mine.job_id)
+
+    threads = [threading.Thread(target=take) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 20
+    assert set(found) == ids
+
+
+def test_a_renewed_lease_is_not_expired_and_one_that_ran_out_is(sessions: sessionmaker[Session]) -> None:
+    job_id = submit(sessions)
+    record = AttemptRecord(sessions, claimed(sessions))
+    run_out(sessions, job_id)
+    record.renew(30)
+    assert expire(sessions) == []
+    run_out(sessions, job_id)
+    assert expire(sessions) == [job_id]
+    row = job_row(sessions, job_id)
+    assert (row.status, row.reason, row.retries, row.lease_expires_at) == ("queued", "worker_lost", 1, None)
+
+
+def test_a_lease_that_is_being_renewed_is_passed_over_by_the_reaper(sessions: sessionmaker[Session]) -> None:
+    job_id = submit(sessions)
+    claimed(sessions)
+    run_out(sessions, job_id)
+    with sessions.begin() as session:
+        session.execute(
+            update(Job).where(Job.id == job_id).values(lease_expires_at=func.now() + func.make_interval(0, 0, 0, 1))
+        )
+        assert expire(sessions) == []
+    assert job_row(sessions, job_id).status == Status.RUNNING
+
+
+def test_whatever_an_attempt_writes_after_its_lease_is_refused(sessions: sessionmaker[Session]) -> None:
+    job_id = submit(sessions)
+    zombie = AttemptRecord(sessions, claimed(sessions))
+    run_out(sessions, job_id)
+    expire(sessions)
+    assert claimed(sessions).attempt == 2
+    moves = count(sessions, Transition)
+    for write in (
+        lambda: zombie.renew(30),
+        zombie.status,
+        lambda: zombie.say("still here"),
+        lambda: zombie.add_epoch(METRICS, CHECKPOINT),
+        lambda: zombie.add_log("still here"),
+        lambda: zombie.succeed({"timing": {}}),
+        lambda: zombie.fail("runner_error", "still here"),
+        lambda: zombie.give_back("runner_died", "still here", retry_limit=3),
+        lambda: zombie.preempt("still here"),
+    ):
+        with pytest.raises(AttemptSuperseded):
+            write()
+    assert [count(sessions, table) for table in (Epoch, LogChunk, JobResult)] == [0, 0, 0]
+    assert count(sessions, Transition) == moves
+    row = job_row(sessions, job_id)
+    assert (row.status, row.attempt, row.message) == ("running", 2, "Runs on a.")
+
+
+def test_a_write_that_began_before_the_takeover_makes_the_takeover_wait(sessions: sessionmaker[Session]) -> None:
+    job_id = submit(sessions)
+    record = AttemptRecord(sessions, claimed(sessions))
+    run_out(sessions, job_id)
+    with record._locked(share=True):
+        assert expire(sessions) == [], "the row is locked until the write is committed"
+    assert expire(sessions) == [job_id]
+
+
+def test_a_repeated_epoch_takes_its_own_row_again(sessions: sessionmaker[Session]) -> None:
+    submit(sessions)
+    record = AttemptRecord(sessions, claimed(sessions))
+    record.add_epoch(METRICS, CHECKPOINT)
+    record.add_epoch(METRICS.model_copy(update={"seconds": 9.0}), CHECKPOINT)
+    with sessions() as session:
+        (row,) = session.scalars(select(Epoch)).all()
+    assert row.seconds == 9.0
+
+
+def test_the_next_attempt_is_given_the_newest_checkpoints_and_the_time_used(sessions: sessionmaker[Session]) -> None:
+    job_id = submit(sessions)
+    record = AttemptRecord(sessions, claimed(sessions))
+    for epoch in (1, 2, 3):
+        saved = CHECKPOINT.model_copy(update={"epoch": epoch, "file": f"checkpoint-0001-{epoch:06d}.pt"})
+        record.add_epoch(METRICS.model_copy(update={"epoch": epoch}), saved)
+    run_out(sessions, job_id)
+    expire(sessions)
+    again = claimed(sessions)
+    assert [checkpoint.epoch for checkpoint in again.checkpoints] == [3, 2]
+    assert 0 < again.seconds_used < 60
+
+
+def test_a_finish_after_a_cancel_was_asked_for_ends_as_cancelled(sessions: sessionmaker[Session]) -> None:
+    job_id = submit(sessions)
+    record = AttemptRecord(sessions, claimed(sessions))
+    with sessions.begin() as session:
+        session.get_one(Job, job_id, with_for_update=True).cancel()
+    record.succeed({"timing": {}})
+    row = job_row(sessions, job_id)
+    assert (row.status, row.reason) == ("cancelled", "cancelled_by_user")
+    assert count(sessions, JobResult) == 0
+    with sessions() as session:
+        assert session.scalars(select(Attempt.outcome)).all() == ["cancelled"]
+
+
+def test_a_worker_lost_while_cancelling_leaves_a_cancelled_job(sessions: sessionmaker[Session]) -> None:
+    job_id = submit(sessions)
+    claimed(sessions)
+    with sessions.begin() as session:
+        session.get_one(Job, job_id, with_for_update=True).cancel()
+    run_out(sessions, job_id)
+    assert expire(sessions) == [job_id]
+    assert job_row(sessions, job_id).status == Status.CANCELLED
+
+
+def test_of_a_long_log_the_newest_part_is_kept(sessions: sessionmaker[Session]) -> None:
+    submit(sessions)
+    record = AttemptRecord(sessions, claimed(sessions))
+    piece = LOG_LIMIT // 4
+    for letter in "abcdef":
+        record.add_log(letter * piece)
+    with sessions() as session:
+        kept = session.scalars(select(LogChunk.text).order_by(LogChunk.id)).all()
+    assert [text[0] for text in kept] == ["c", "d", "e", "f"]
+
+
+def test_a_success_stores_the_times_that_only_the_database_knows(sessions: sessionmaker[Session]) -> None:
+    job_id = submit(sessions)
+    record = AttemptRecord(sessions, claimed(sessions))
+    record.succeed({"timing": {"setup_seconds": 1.0}})
+    with sessions() as session:
+        timing = session.get_one(JobResult, job_id).body["timing"]
+    assert 0 < timing["queued_seconds"] <= timing["total_seconds"] < 60
+    assert timing["setup_seconds"] == 1.0

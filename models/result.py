@@ -178,7 +178,7 @@ class Diagnosis(_Shape):
 
 
 class Result(_Shape):
-    """Everything that a report about one job needs; see `Numbers, defined once` in docs/numbers.md."""
+    """Everything that a report about one job needs; what each number means is in docs/numbers.md."""
 
     timing: Timing
     loss: PerSplit

@@ -117,7 +117,7 @@ def _read_idx(name: DatasetName, raw: Path, prefix: str) -> RawSplit:
     if len(counts) > len(facts.classes):
         raise InvalidData(f"{labels_path} has the label {len(counts) - 1}, {name} has {len(facts.classes)} classes.")
     if not counts.all():
-        raise InvalidData(f"{labels_path} has no image of the class {facts.classes[counts.argmin()]}.")
+        raise InvalidData(f"{labels_path} has no image of the class {facts.classes[int(np.argmin(counts))]}.")
     return _raw_split(images, labels)
 
 

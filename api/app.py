@@ -1,5 +1,6 @@
 """The FastAPI application: routes, what they share, and how it starts and stops."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -23,7 +24,8 @@ def create_app(settings: ApiSettings) -> FastAPI:
         wakes = WakeSender(settings)
         try:
             async with News(settings.libpq_url) as news:
-                app.state.services = Services(sessions=async_sessions(engine), news=news, wakes=wakes)
+                readers = asyncio.Semaphore(max(1, settings.database_connections // 2))
+                app.state.services = Services(async_sessions(engine), news, wakes, readers)
                 yield
         finally:
             wakes.close()

@@ -10,7 +10,9 @@ from uuid import UUID
 import psycopg
 import structlog
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
+from models.database import KEEPALIVE
 from models.job import CHANNEL
 
 log = structlog.get_logger(__name__)
@@ -62,13 +64,17 @@ class News:
                 await asyncio.sleep(_RECONNECT_SECONDS)
 
     async def _listen_once(self) -> None:
-        connection = await psycopg.AsyncConnection.connect(self._url, autocommit=True, connect_timeout=_CONNECT_SECONDS)
+        conninfo = make_conninfo(self._url, connect_timeout=_CONNECT_SECONDS, **KEEPALIVE)
+        connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
         async with connection:
             await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
             for job_id in list(self._waiting):  # what happened while nobody listened
                 self._tell(job_id)
             async for notification in connection.notifies():
-                self._tell(UUID(notification.payload))
+                try:
+                    self._tell(UUID(notification.payload))
+                except ValueError:
+                    log.warning("news_unreadable", payload=notification.payload)
 
     def _tell(self, job_id: UUID) -> None:
         for event in self._waiting.get(job_id, ()):

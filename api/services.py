@@ -1,5 +1,6 @@
 """What requests share: database sessions, news of changes, and the sender of wake-ups, as parameter types."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated
@@ -18,6 +19,7 @@ class Services:
     sessions: async_sessionmaker[AsyncSession]
     news: News
     wakes: WakeSender
+    readers: asyncio.Semaphore
 
 
 def _services(request: Request) -> Services:

@@ -21,16 +21,16 @@ class StrictRoute(APIRoute):
         handler = super().get_route_handler()
 
         async def strict(request: Request) -> Response:
-            return await handler(_StrictRequest(request.scope, request.receive))
+            strictly = _StrictRequest(request.scope, request.receive)
+            await strictly.read_bounded()
+            return await handler(strictly)
 
         return strict
 
 
 class _StrictRequest(Request):
     async def body(self) -> bytes:
-        if not hasattr(self, "_body"):
-            self._body = await self._read_bounded()
-        content = self._body
+        content = await super().body()
         media_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
         if content and media_type != "application/json":
             raise ProblemError(415, "unsupported_media_type", "Send the body as application/json.")
@@ -39,7 +39,8 @@ class _StrictRequest(Request):
     async def json(self) -> Any:
         return parse(await self.body())
 
-    async def _read_bounded(self) -> bytes:
+    async def read_bounded(self) -> None:
+        """Read the body, whether or not the route has a use for it; raise ProblemError (413) beyond the limit."""
         # FastAPI's own limit answers in plain text, past every handler; ours is a problem like all others.
         content = bytearray()
         declared = self.headers.get("content-length", "0")
@@ -49,7 +50,7 @@ class _StrictRequest(Request):
             content += piece
             if len(content) > MAX_BODY_BYTES:
                 raise _too_large()
-        return bytes(content)
+        self._body = bytes(content)
 
 
 def parse(content: bytes) -> Any:

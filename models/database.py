@@ -11,7 +11,7 @@ from models.settings import Settings
 _CONNECT_SECONDS = 5
 _POOL_SECONDS = 5
 _STATEMENT = "10s"
-_KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 15_000}
+KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 15_000}
 
 
 def async_engine(settings: Settings, *, pool_size: int) -> AsyncEngine:
@@ -45,6 +45,6 @@ def _options(pool_size: int) -> dict[str, Any]:
             "connect_timeout": _CONNECT_SECONDS,
             "client_encoding": "utf8",
             "options": f"-c statement_timeout={_STATEMENT} -c lock_timeout={_STATEMENT} -c timezone=UTC",
-            **_KEEPALIVE,
+            **KEEPALIVE,
         },
     }

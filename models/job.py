@@ -121,21 +121,24 @@ class Job(Base):
 
     def cancel(self) -> bool:
         """Ask for the end of the job; return whether that changed anything (a second cancel does not)."""
-        message = "Cancelled by a user."
         match Status(self.status):
             case Status.QUEUED | Status.PAUSED:
-                self.move(Status.CANCELLED, reason=CANCELLED_BY_USER, message=message)
+                self.end_cancelled()
             case Status.RUNNING | Status.PAUSING:
                 self.move(Status.CANCELLING, reason=CANCELLED_BY_USER, message="Stops at a user's request.")
             case _:
                 return False
         return True
 
+    def end_cancelled(self) -> None:
+        """End a job that a user no longer wants."""
+        self.move(Status.CANCELLED, reason=CANCELLED_BY_USER, message="Cancelled by a user.")
+
     def lose_attempt(self, reason: str, message: str, *, retry_limit: int) -> None:
         """Take the attempt away from a worker that is gone: back to the queue, or failed after `retry_limit` losses."""
         match Status(self.status):
             case Status.CANCELLING:
-                self.move(Status.CANCELLED, reason=CANCELLED_BY_USER, message="Cancelled by a user.")
+                self.end_cancelled()
             case Status.PAUSING:
                 self.move(Status.PAUSED, reason=reason, message=message)
             case Status.RUNNING if self.retries >= retry_limit:

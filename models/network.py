@@ -248,6 +248,11 @@ class NetworkSummary:
     parameters: int
     macs: int
 
+    @property
+    def largest_activations(self) -> int:
+        """The most values per sample that stand at one layer, input and output together."""
+        return max(math.prod(place.input_shape) + math.prod(place.output_shape) for place in self.layers)
+
 
 def summarise(layers: Sequence[Layer], input_shape: Shape) -> NetworkSummary:
     """Infer every layer's shape, parameters and MACs for an input of `input_shape` (per sample, without the batch).

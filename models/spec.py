@@ -17,9 +17,9 @@ _CHOSEN_SEED_BITS = 31
 
 
 def _validation_split(value: Any) -> Any:
-    if value == "test" or (type(value) in (int, float) and 0 <= value <= 0.9):
+    if value == "test" or (type(value) in (int, float) and (value == 0 or 0.001 <= value <= 0.9)):
         return value if value == "test" else float(value)
-    raise PydanticCustomError("validation_split", 'Input should be a fraction from 0 to 0.9, or "test"')
+    raise PydanticCustomError("validation_split", 'Input should be 0, a fraction from 0.001 to 0.9, or "test"')
 
 
 ValidationSplit = Annotated[

@@ -11,7 +11,6 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from models.errors import TrainyardError
 from models.job import (
-    CANCELLED_BY_USER,
     LIVE,
     Epoch,
     Job,
@@ -149,7 +148,7 @@ class AttemptRecord:
         """End a job whose cancel was asked for before its end; return whether that was so."""
         if job.status != Status.CANCELLING:
             return False
-        job.move(Status.CANCELLED, reason=CANCELLED_BY_USER, message="Cancelled by a user.")
+        job.end_cancelled()
         self._end(session, job)
         return True
 

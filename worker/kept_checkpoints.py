@@ -14,7 +14,7 @@ class KeptCheckpoints:
         self._directory = directory
         self._kept = list(reversed(recorded))
         names = {checkpoint.file for checkpoint in recorded}
-        for path in directory.glob("checkpoint-*"):
+        for path in directory.glob("checkpoint-[0-9]*-[0-9]*"):
             if path.name not in names and int(path.name.split("-")[1]) < attempt:
                 path.unlink(missing_ok=True)
 

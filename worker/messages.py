@@ -4,13 +4,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 
 from models.result import EpochMetrics
 from models.spec import JobSpec
 
-STOP = b"stop"  # the supervisor's one command: leave the loop after this epoch
+STOP = b"stop"  # a command of the supervisor: leave the loop after this epoch; any other is a renewed lease's end
 CHECKPOINTS_KEPT = 2  # the last, and the one before in case the last is damaged
+
+
+def _storable(text: str) -> str:
+    """Return text that Postgres stores: a file name or a message of a library may hold anything."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+
+
+Sentence = Annotated[str, BeforeValidator(_storable)]
 
 
 class _Message(BaseModel):
@@ -44,7 +52,7 @@ class Phase(_Message):
     """What the runner does now, as a sentence for a person."""
 
     type: Literal["phase"] = "phase"
-    message: str
+    message: Sentence
 
 
 class EpochEnded(_Message):
@@ -67,7 +75,7 @@ class Failed(_Message):
 
     type: Literal["failed"] = "failed"
     reason: str
-    message: str
+    message: Sentence
 
 
 Event = Annotated[Phase | EpochEnded | Succeeded | Failed, Field(discriminator="type")]

@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+import structlog
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from models.job import LIVE, Attempt, Epoch, Job, Status, notification
 from worker.messages import CHECKPOINTS_KEPT, SavedCheckpoint
+
+log = structlog.get_logger(__name__)
 
 WORKER_LOST = "worker_lost"
 
@@ -61,6 +64,7 @@ def expire_leases(session: Session, *, retry_limit: int) -> list[UUID]:
         .with_for_update(skip_locked=True)
     ).all()
     for job in jobs:
+        log.warning("lease_expired", job=str(job.id), attempt=job.attempt)
         job.lose_attempt(WORKER_LOST, "The worker was lost.", retry_limit=retry_limit)
         end_attempt(session, job.id, job.attempt, WORKER_LOST)
         session.execute(notification(job.id))

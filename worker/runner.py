@@ -50,7 +50,9 @@ def run(assignment: str, commands: Connection, events: Connection, output: Conne
         outcome = Failed(reason="out_of_memory", message=f"The memory did not suffice: {error}")
     except Exception as error:  # noqa: BLE001 - whatever happened, the job must be told
         traceback.print_exc()
-        outcome = Failed(reason="runner_error", message=f"{type(error).__name__}: {error}")
+        # On the CPU torch says that memory did not suffice with a plain RuntimeError.
+        reason = "out_of_memory" if "DefaultCPUAllocator: can't allocate memory" in str(error) else "runner_error"
+        outcome = Failed(reason=reason, message=f"{type(error).__name__}: {error}")
     if outcome is not None:
         _send(events, outcome)
 
@@ -137,9 +139,9 @@ class _Run:
     ) -> Measured:
         started = now(self.device)
         network = state.network
-        trained = evaluate(network, train)
-        tested = evaluate(network, test)
-        validated = tested if validation is test else evaluate(network, validation) if validation else None
+        trained = evaluate(state, train)
+        tested = evaluate(state, test)
+        validated = tested if validation is test else evaluate(state, validation) if validation else None
         return Measured(
             train=trained,
             validation=validated,
@@ -162,7 +164,8 @@ class _Run:
 
     def _require_batches_that_normalise(self, train_samples: int) -> None:
         """Refuse a last batch of one sample where batch norm sees one value per channel: it has no variance."""
-        if train_samples % self.spec.training.batch_size != 1:
+        batch_size = self.spec.training.batch_size
+        if (train_samples % batch_size or batch_size) != 1:
             return
         for place in self.spec.summary().layers:
             if place.kind == "batch_norm2d" and place.input_shape[1:] == (1, 1):
@@ -176,13 +179,22 @@ class _Run:
 
 
 def _obey(commands: Connection, stop: threading.Event) -> None:
-    """Set `stop` when the supervisor says so; end at once when it is gone: nobody would record what follows."""
+    """Set `stop` when the supervisor says so; end at once when it is gone or the lease is over.
+
+    Nobody would record what follows, and another runner may have the job. Leases are moments of time.monotonic(),
+    which all processes of a host share.
+    """
+    lease_end: float | None = None
     try:
-        while True:
-            if commands.recv_bytes() == STOP:
+        while commands.poll(None if lease_end is None else max(0.0, lease_end - time.monotonic())):
+            command = commands.recv_bytes()
+            if command == STOP:
                 stop.set()
+            else:
+                lease_end = float(command)
     except EOFError:
         os._exit(1)
+    os._exit(1)
 
 
 def _prepare_process(task: Assignment) -> None:

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
@@ -82,12 +83,14 @@ class RunnerProcess:
         with self._news:
             self._deadlines[purpose] = moment
 
+    def set_lease_end(self, moment: float) -> None:
+        """Kill the runner at `moment`; it ends by itself too, for a supervisor that is suspended kills nobody."""
+        self.set_deadline("lease", moment)
+        self._command(repr(moment).encode())
+
     def ask_to_stop(self, purpose: str, *, grace_seconds: float) -> None:
         """Let the runner leave after this epoch, and kill it where that takes longer than the grace."""
-        try:
-            self._commands.send_bytes(STOP)
-        except OSError:
-            return  # it is gone already, which the reading thread notices
+        self._command(STOP)
         self.set_deadline(purpose, time.monotonic() + grace_seconds)
 
     def wait(self, seconds: float) -> bool:
@@ -114,9 +117,14 @@ class RunnerProcess:
             return text
 
     def kill(self) -> None:
-        """End the runner and everything it started, now."""
-        self._process.kill()
-        self._kill_group()
+        """End the runner and everything it started, now; once it has ended, its id may be somebody else's."""
+        if not self._ended:
+            self._process.kill()
+            self._kill_group()
+
+    def _command(self, command: bytes) -> None:
+        with suppress(OSError):  # it is gone already, which the reading thread notices
+            self._commands.send_bytes(command)
 
     def _read(self) -> None:
         try:
@@ -177,7 +185,5 @@ class RunnerProcess:
 
     def _kill_group(self) -> None:
         if self.pid is not None:
-            try:
+            with suppress(ProcessLookupError, PermissionError):  # nothing is left of it
                 os.killpg(self.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                return  # nothing is left of it

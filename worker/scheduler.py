@@ -48,8 +48,7 @@ def scheduler_app(settings: WorkerSettings, engine: Engine) -> Celery:
         """End lost leases, then wake the workers of every queue in which a job waits."""
         try:
             with sessions.begin() as session:
-                for job_id in expire_leases(session, retry_limit=settings.retry_limit):
-                    log.warning("lease_expired", job=str(job_id))
+                expire_leases(session, retry_limit=settings.retry_limit)
             with sessions.begin() as session:
                 waiting = queues_with_work(session)
             for queue in waiting:

@@ -81,8 +81,7 @@ class Slots:
     def _claim(self) -> Claim | None:
         try:
             with self._sessions.begin() as session:
-                for job_id in expire_leases(session, retry_limit=self._settings.retry_limit):
-                    log.warning("lease_expired", job=str(job_id))
+                expire_leases(session, retry_limit=self._settings.retry_limit)
             with self._sessions.begin() as session:
                 return claim_next(
                     session,

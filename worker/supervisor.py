@@ -22,6 +22,7 @@ log = structlog.get_logger(__name__)
 
 CONTROL_SECONDS = 0.25  # how often a request to stop is looked for
 STOP_GRACE_SECONDS = 0.75  # a cancel must free the slot within two seconds
+LOG_SECONDS = 1.0  # output is gathered this long before it is stored as one piece
 RETRY_SECONDS = 0.5  # between two tries to reach a database that is away
 LEASE_MARGIN = 0.15  # the runner is stopped this part of the lease before its end
 RUNNER_DIED = "runner_died"
@@ -58,6 +59,7 @@ class Supervisor:
         self._asked_to_stop = False
         self._next_beat = 0.0
         self._next_control = 0.0
+        self._next_log = 0.0
 
     def run(self) -> None:
         """Train the job to its end, or until the attempt is no longer ours."""
@@ -99,6 +101,8 @@ class Supervisor:
             self._printed = (self._printed + runner.take_output())[-OUTPUT_LIMIT:]
             try:
                 self._record_pending()
+                if ended or time.monotonic() >= self._next_log:
+                    self._record_log()
                 if not ended:
                     self._beat(runner)
                     self._relay_requests(runner)
@@ -117,9 +121,12 @@ class Supervisor:
                 case Succeeded() | Failed() as outcome:
                     self._outcome = outcome
             self._pending.popleft()
+
+    def _record_log(self) -> None:
         if self._printed:
             self._record.add_log(self._printed)
             self._printed = ""
+            self._next_log = time.monotonic() + LOG_SECONDS
 
     def _beat(self, runner: RunnerProcess) -> None:
         if time.monotonic() < self._next_beat:
@@ -130,7 +137,7 @@ class Supervisor:
 
     def _extend_lease(self, runner: RunnerProcess, renewed_at: float) -> None:
         # Counted from before the renewal was sent: the runner stops before the database's lease ends, never after.
-        runner.set_deadline("lease", renewed_at + self._settings.lease_seconds * (1 - LEASE_MARGIN))
+        runner.set_lease_end(renewed_at + self._settings.lease_seconds * (1 - LEASE_MARGIN))
         self._next_beat = renewed_at + self._settings.beat_seconds
 
     def _relay_requests(self, runner: RunnerProcess) -> None:

@@ -1,10 +1,12 @@
 """How jobs are read from the database."""
 
 from collections.abc import Sequence
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import String, cast, func, select
+from sqlalchemy import ColumnElement, String, cast, func, select, true
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import InstrumentedAttribute, aliased
 
 from api.jobs.schemas import EpochView, JobView, LogEntry, MetricsView
 from models.errors import JobNotFinished, JobNotFound, NoResult
@@ -81,9 +83,17 @@ async def _views(session: AsyncSession, jobs: Sequence[Job]) -> list[JobView]:
     moves = await session.scalars(select(Transition).where(Transition.job_id.in_(ids)).order_by(Transition.id))
     for move in moves:
         transitions[move.job_id].append(move)
-    one_each = select(Epoch).where(Epoch.job_id.in_(ids)).distinct(Epoch.job_id)
-    last = await session.scalars(one_each.order_by(Epoch.job_id, Epoch.epoch.desc()))
     accuracy = func.coalesce(Epoch.validation_accuracy, Epoch.train_accuracy)
-    best = await session.scalars(one_each.order_by(Epoch.job_id, accuracy.desc(), Epoch.epoch))
-    last_of, best_of = ({row.job_id: row for row in rows} for rows in (last, best))
+    last_of = await _one_epoch_each(session, ids, Epoch.epoch.desc())
+    best_of = await _one_epoch_each(session, ids, accuracy.desc(), Epoch.epoch)
     return [JobView.of(job, transitions[job.id], last_of.get(job.id), best_of.get(job.id)) for job in jobs]
+
+
+async def _one_epoch_each(
+    session: AsyncSession, job_ids: Sequence[UUID], *order: ColumnElement[Any] | InstrumentedAttribute[Any]
+) -> dict[UUID, Epoch]:
+    """Return the first epoch of each job in this order, without sorting all epochs of all jobs."""
+    first = select(Epoch).where(Epoch.job_id == Job.id).order_by(*order).limit(1).lateral()
+    epoch = aliased(Epoch, first)
+    rows = await session.scalars(select(epoch).select_from(Job).join(first, true()).where(Job.id.in_(job_ids)))
+    return {row.job_id: row for row in rows}

@@ -130,18 +130,19 @@ async def _metrics_when_new(services: Services, job_id: UUID, after: int, wait: 
     with services.news.of(job_id) as changed:
         first = view = await _read_metrics(services, job_id, after)
         while not view.epochs and not view.terminal and view.status == first.status:
-            changed.clear()
             try:
                 async with asyncio.timeout_at(deadline):
                     await changed.wait()
             except TimeoutError:
                 break
+            changed.clear()  # before the read: what happens during it must wake us again
             view = await _read_metrics(services, job_id, after)
     return view
 
 
 async def _read_metrics(services: Services, job_id: UUID, after: int) -> MetricsView:
-    async with services.sessions() as session:
+    # All readers of a job wake at once: they take turns, and leave connections for other requests.
+    async with services.readers, services.sessions() as session:
         return await queries.metrics(session, job_id, after)
 
 

@@ -3,6 +3,7 @@
 import signal
 from typing import Any
 
+import psutil
 import pytest
 
 SHORT = {"dataset": {"name": "digits"}, "network": {"name": "mlp", "hidden": [16]}, "training": {"epochs": 2}}
@@ -25,20 +26,22 @@ def test_one_job_is_run_by_one_of_two_workers(stack: Any) -> None:
 
 def test_each_of_many_jobs_is_claimed_once(stack: Any) -> None:
     ids = [stack.submit(SHORT) for _ in range(24)]
-    for job_id in ids:
-        job = stack.wait_for_end(job_id)
-    assert job["status"] == "succeeded", job["message"]
+    assert {stack.wait_for_end(job_id)["status"] for job_id in ids} == {"succeeded"}
     counts = stack.rows("SELECT job_id, count(*) AS n FROM attempts WHERE job_id = ANY(%s) GROUP BY job_id", ids)
     assert [row["n"] for row in counts] == [1] * 24
     workers = stack.rows("SELECT DISTINCT worker FROM attempts WHERE job_id = ANY(%s)", ids)
     assert len(workers) == 2, "both workers took part"
 
 
+def worker_of(service: Any, job_id: str, attempt: int) -> str:
+    (row,) = service.rows("SELECT worker FROM attempts WHERE job_id = %s AND number = %s", job_id, attempt)
+    return f"worker-{row['worker'].rpartition('-')[2]}"
+
+
 def test_the_other_worker_takes_over_from_one_that_is_killed(stack: Any) -> None:
     job_id = stack.submit(SHORT | {"training": {"epochs": 400, "seed": 3}})
     stack.wait_for_epoch(job_id, 10)
-    (first,) = stack.rows("SELECT worker FROM attempts WHERE job_id = %s", job_id)
-    name = f"worker-{first['worker'].rpartition('-')[2]}"
+    name = worker_of(stack, job_id, 1)
     stack.stack.kill_child(name, signal.SIGKILL)
     try:
         job = stack.wait_for_end(job_id)
@@ -49,3 +52,24 @@ def test_the_other_worker_takes_over_from_one_that_is_killed(stack: Any) -> None
     assert [attempt["outcome"] for attempt in attempts] == ["worker_lost", "succeeded"]
     assert attempts[0]["worker"] != attempts[1]["worker"]
     assert [epoch["epoch"] for epoch in stack.epochs(job_id)] == list(range(1, 401))
+
+
+def test_a_suspended_worker_neither_trains_nor_writes_beside_its_successor(stack: Any) -> None:
+    job_id = stack.submit(SHORT | {"training": {"epochs": 100_000, "seed": 3}})
+    stack.wait_for_epoch(job_id, 10)
+    name = worker_of(stack, job_id, 1)
+    runner = psutil.Process(stack.runner_pid(name))
+    stack.stack.kill_child(name, signal.SIGSTOP)
+    try:
+        stack.wait_for(job_id, lambda job: job["attempt"] == 2 and job["message"] == "Trains on cpu.", seconds=30)
+        assert not runner.is_running() or runner.status() == psutil.STATUS_ZOMBIE, "its runner ended with its lease"
+    finally:
+        stack.stack.kill_child(name, signal.SIGCONT)
+    own = "SELECT max(epoch) AS last FROM epochs WHERE job_id = %s AND attempt = 1"
+    before = stack.rows(own, job_id)
+    reached = stack.job(job_id)["progress"]["epoch"]
+    stack.wait_for_epoch(job_id, reached + 50)
+    assert stack.rows(own, job_id) == before
+    assert stack.job(job_id)["attempt"] == 2
+    stack.http.post(f"/jobs/{job_id}/cancel")
+    assert stack.wait_for_end(job_id)["status"] == "cancelled"

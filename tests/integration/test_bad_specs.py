@@ -180,6 +180,11 @@ def test_a_body_that_is_no_spec_at_all_is_a_problem_too(
     assert answer.headers["content-type"] == "application/problem+json"
 
 
+def test_a_body_is_bounded_also_where_no_body_is_read(service: Any) -> None:
+    path = "/jobs/01a1fc05-96f8-74b8-9c20-173cf12834b1/cancel"
+    assert service.http.post(path, content=b"x" * 2_000_000).json()["code"] == "body_too_large"
+
+
 def test_a_number_too_large_for_a_float_is_refused_at_its_field(service: Any) -> None:
     body = b'{"dataset":{"name":"digits"},"network":{"name":"mlp"},"training":{"optimizer":{"learning_rate":1e999}}}'
     problem = service.http.post("/jobs", content=body, headers=JSON).json()

@@ -37,7 +37,8 @@ def engine(start_service: Any) -> Iterator[Engine]:
     """A migrated database that nothing else uses."""
     stack: Stack = start_service(workers=0).stack
     stack.kill_child("scheduler")
-    engine = create_engine(stack.database_url)
+    # A claim or a reaper that waits for a locked row fails here, where it would hang.
+    engine = create_engine(stack.database_url, connect_args={"options": "-c lock_timeout=2000"})
     yield engine
     engine.dispose()
 

@@ -101,3 +101,32 @@ def test_missing_data_fail_the_job_with_a_sentence_that_names_the_place(start_se
     assert (job["status"], job["reason"]) == ("failed", "invalid_data")
     assert "fashion_mnist" in job["message"]
     assert offline.rows("SELECT count(*) AS n FROM results") == [{"n": 0}]
+
+
+def test_a_lease_is_renewed_for_as_long_as_the_job_takes(start_service: Any) -> None:
+    hurried = start_service(lease_seconds=2, beat_seconds=0.25)
+    job_id = hurried.submit(LONG)
+    hurried.wait_for_epoch(job_id, 1)
+    time.sleep(5)
+    job = hurried.job(job_id)
+    assert (job["status"], job["attempt"]) == ("running", 1)
+    hurried.http.post(f"/jobs/{job_id}/cancel")
+
+
+def test_a_validation_split_too_small_to_hold_a_sample_is_refused(service: Any) -> None:
+    answer = service.http.post("/jobs", json=MLP | {"dataset": {"name": "digits", "validation": 0.0001}})
+    assert [error["loc"] for error in answer.json()["errors"]] == ["dataset.validation"]
+
+
+def test_memory_that_does_not_suffice_is_said_to_be_the_reason(service: Any) -> None:
+    layers: list[dict[str, Any]] = [
+        {"kind": "conv2d", "out_channels": 65_536, "kernel_size": 1},
+        {"kind": "global_avg_pool2d"},
+        {"kind": "flatten"},
+        {"kind": "linear", "out_features": 10},
+    ]
+    dataset = {"name": "digits", "resize": 32}
+    network = {"name": "sequential", "layers": layers}
+    job_id = service.submit({"dataset": dataset, "network": network, "training": {"batch_size": 1_437}})
+    job = service.wait_for_end(job_id)
+    assert (job["status"], job["reason"]) == ("failed", "out_of_memory")

@@ -128,6 +128,47 @@ def test_more_readers_can_wait_than_there_are_database_connections(service: Any)
     service.http.post(f"/jobs/{job_id}/cancel")
 
 
+def test_no_reader_misses_the_news_that_comes_while_it_reads(service: Any) -> None:
+    waits_for_gpu = MLP | {"resources": {"device": "cuda"}}
+    with ThreadPoolExecutor(1) as pool:
+        for milliseconds in range(40):
+            job_id = service.submit(waits_for_gpu)
+            reader = pool.submit(service.http.get, f"/jobs/{job_id}/metrics", params={"wait": 20})
+            time.sleep(milliseconds % 8 / 1_000)
+            service.http.post(f"/jobs/{job_id}/cancel")
+            assert reader.result().json()["status"] == "cancelled"
+            assert reader.result().elapsed.total_seconds() < 10
+
+
+def test_many_readers_of_one_job_leave_connections_for_everybody_else(service: Any) -> None:
+    job_id = service.submit(MLP | {"training": {"epochs": 60}})
+
+    def follow() -> set[int]:
+        statuses, after, terminal = set(), 0, False
+        while not terminal:
+            answer = service.http.get(f"/jobs/{job_id}/metrics", params={"after": after, "wait": 30})
+            statuses.add(answer.status_code)
+            after, terminal = answer.json()["next"], answer.json()["terminal"]
+        return statuses
+
+    with ThreadPoolExecutor(60) as pool:
+        readers = [pool.submit(follow) for _ in range(60)]
+        assert service.http.get("/readyz").status_code == 200
+        assert set().union(*(reader.result() for reader in readers)) == {200}
+
+
+def test_a_commit_that_fails_is_not_answered_with_success(service: Any) -> None:
+    service.rows(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'refused'; END $$;"
+        "CREATE CONSTRAINT TRIGGER refusing AFTER INSERT ON jobs DEFERRABLE INITIALLY DEFERRED"
+        " FOR EACH ROW WHEN (NEW.name = 'refuse me') EXECUTE FUNCTION refuse();"
+    )
+    answer = service.http.post("/jobs", json=MLP | {"name": "refuse me"})
+    assert answer.status_code >= 500
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert service.rows("SELECT count(*) AS n FROM jobs WHERE name = 'refuse me'") == [{"n": 0}]
+
+
 def test_the_result_holds_what_a_report_needs(result: dict[str, Any]) -> None:
     assert list(result) == [
         "timing",

@@ -168,9 +168,9 @@ def test_an_evaluation_is_in_eval_mode_and_leaves_nothing_behind(pictures: MakeS
     generator = torch.get_rng_state()
 
     state.network.train()
-    first = evaluate(state.network, split)
+    first = evaluate(state, split)
     state.network.train()
-    second = evaluate(state.network, split)
+    second = evaluate(state, split)
     assert (first.loss, first.accuracy) == (second.loss, second.accuracy)
     assert torch.equal(first.predictions, second.predictions)
     assert not any(module.training for module in state.network.modules())
@@ -226,7 +226,7 @@ def test_weights_that_overflow_in_the_very_last_step_are_no_success(pictures: Ma
     (metrics,) = fit(state, spec.training, train, None)
     assert math.isfinite(metrics.train_loss)
     with pytest.raises(NonFiniteLoss, match="loss after the last epoch"):
-        evaluate(state.network, train)
+        evaluate(state, train)
 
     state = TrainState.fresh(spec, CPU)
     with pytest.raises(NonFiniteLoss, match="validation loss of epoch 1"):

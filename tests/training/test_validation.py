@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
 import pytest
 
 from models.result import Result
@@ -28,12 +29,11 @@ def spec_with(validation: Any) -> JobSpec:
     ).resolved()
 
 
-def result_of(validation: Any, artifacts: Path, datasets: Path) -> Result:
-    """Run one attempt as the runner does, in this process."""
-    task = Assignment(
+def assignment(spec: JobSpec, artifacts: Path, datasets: Path) -> Assignment:
+    return Assignment(
         job_id=uuid4(),
         attempt=1,
-        spec=spec_with(validation),
+        spec=spec,
         artifacts=artifacts,
         datasets=datasets,
         download=False,
@@ -42,6 +42,11 @@ def result_of(validation: Any, artifacts: Path, datasets: Path) -> Result:
         gpu=None,
         git_commit=None,
     )
+
+
+def result_of(validation: Any, artifacts: Path, datasets: Path) -> Result:
+    """Run one attempt as the runner does, in this process."""
+    task = assignment(spec_with(validation), artifacts, datasets)
     told, tell = multiprocessing.Pipe(duplex=False)
     with told, tell:
         outcome = _Run(task, tell, threading.Event()).outcome()
@@ -108,3 +113,19 @@ def test_a_diagnosis_is_given_where_the_validation_is_not_what_a_reader_expects(
     validation: Any, codes: list[str]
 ) -> None:
     assert [diagnosis.code for diagnosis in diagnose(spec_with(validation))] == codes
+
+
+def test_the_validation_split_follows_from_the_seed_of_the_spec(tmp_path: Path) -> None:
+    labels = np.arange(1_000) % 10
+
+    def held_out(seed: int) -> list[int]:
+        spec = spec_with(0.1)
+        spec = spec.model_copy(update={"training": spec.training.model_copy(update={"seed": seed})})
+        told, tell = multiprocessing.Pipe(duplex=False)
+        with told, tell:
+            _, indices = _Run(assignment(spec, tmp_path, tmp_path), tell, threading.Event())._validation_split(labels)
+        assert indices is not None
+        return list(indices)
+
+    assert held_out(1) == held_out(1)
+    assert held_out(1) != held_out(2)

@@ -122,6 +122,8 @@ def _read_idx(name: DatasetName, raw: Path, prefix: str) -> RawSplit:
 
 
 def _parse_idx(path: Path, read: Any) -> NDArray[Any]:
+    if not path.exists():
+        raise InvalidData(f"{path} is missing: unpack it there if it came as a .gz file.")
     try:
         parsed: NDArray[Any] = read(path).numpy()
     except (AssertionError, KeyError, TypeError, ValueError, RuntimeError) as error:

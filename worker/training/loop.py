@@ -15,8 +15,6 @@ from models.spec import TrainingSpec
 from worker.training.data import DeviceSplit
 from worker.training.state import TrainState
 
-EVALUATION_BATCH = 1_000
-
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -40,7 +38,7 @@ def fit(
         learning_rate = state.optimizer.param_groups[0]["lr"]
         loss, accuracy, penalty = train_one_epoch(state, training, train, epoch)
         trained = now(state.device)
-        validated = evaluate(state.network, validation, f"validation loss of epoch {epoch}") if validation else None
+        validated = evaluate(state, validation, f"validation loss of epoch {epoch}") if validation else None
         metrics = EpochMetrics(
             epoch=epoch,
             train_loss=loss,
@@ -90,17 +88,17 @@ def train_one_epoch(
     )
 
 
-def evaluate(network: nn.Module, split: DeviceSplit, figure: str = "loss after the last epoch") -> Evaluation:
+def evaluate(state: TrainState, split: DeviceSplit, figure: str = "loss after the last epoch") -> Evaluation:
     """Measure the whole split in eval mode, without gradients; the network is left in eval mode.
 
     Raises NonFiniteLoss naming the `figure`: the last step of a training can be the one that spoils the weights.
     """
-    network.eval()
+    state.network.eval()
     loss_sum = torch.zeros((), dtype=torch.float64, device=split.labels.device)
     predictions = []
     with torch.no_grad():
-        for inputs, labels in split.batches(EVALUATION_BATCH):
-            logits = network(inputs)
+        for inputs, labels in split.batches(state.evaluation_batch):
+            logits = state.network(inputs)
             loss_sum += functional.cross_entropy(logits, labels, reduction="sum")
             predictions.append(logits.argmax(1))
     predicted = torch.cat(predictions)

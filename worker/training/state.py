@@ -7,9 +7,13 @@ import torch
 from torch import nn
 from torch.optim import SGD, Optimizer
 
+from models.network import NetworkSummary
 from models.result import EpochMetrics
 from models.spec import JobSpec, Sgd
 from worker.networks import build
+
+_EVALUATION_SAMPLES = 1_000
+_EVALUATION_VALUES = 2**27  # at one layer, 512 MiB in float32: evaluating must not need more memory than training
 
 
 @dataclass
@@ -20,6 +24,9 @@ class TrainState:
     optimizer: Optimizer
     sampler: torch.Generator  # draws the order of samples, on the CPU
     device: torch.device
+    evaluation_batch: int = (
+        _EVALUATION_SAMPLES  # samples; follows from the network alone, so that every evaluation adds up alike
+    )
     history: list[EpochMetrics] = field(default_factory=list)
 
     @classmethod
@@ -30,8 +37,13 @@ class TrainState:
         torch.manual_seed(seed)
         layers = spec.network.layer_list(len(spec.dataset.facts.classes))
         network = build(layers, spec.dataset.input_shape).to(device)
-        optimizer = _optimizer(network, spec.training.optimizer)
-        return cls(network, optimizer, torch.Generator().manual_seed(seed), device)
+        return cls(
+            network=network,
+            optimizer=_optimizer(network, spec.training.optimizer),
+            sampler=torch.Generator().manual_seed(seed),
+            device=device,
+            evaluation_batch=_evaluation_batch(spec.summary()),
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and plain values only, so that `torch.load(weights_only=True)` reads them."""
@@ -55,6 +67,10 @@ class TrainState:
         torch.set_rng_state(generators["cpu"])
         if self.device.type == "cuda" and "cuda" in generators:
             torch.cuda.set_rng_state(generators["cuda"], self.device)
+
+
+def _evaluation_batch(summary: NetworkSummary) -> int:
+    return max(1, min(_EVALUATION_SAMPLES, _EVALUATION_VALUES // summary.largest_activations))
 
 
 def _optimizer(network: nn.Module, spec: Sgd) -> Optimizer:

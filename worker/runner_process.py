@@ -83,10 +83,10 @@ class RunnerProcess:
         with self._news:
             self._deadlines[purpose] = moment
 
-    def set_lease_end(self, moment: float) -> None:
-        """Kill the runner at `moment`; it ends by itself too, for a supervisor that is suspended kills nobody."""
+    def set_lease_end(self, moment: float, last_moment: float) -> None:
+        """Kill the runner at `moment`; at the last it ends by itself, for a suspended supervisor kills nobody."""
         self.set_deadline("lease", moment)
-        self._command(repr(moment).encode())
+        self._command(repr(last_moment).encode())
 
     def ask_to_stop(self, purpose: str, *, grace_seconds: float) -> None:
         """Let the runner leave after this epoch, and kill it where that takes longer than the grace."""

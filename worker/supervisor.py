@@ -6,7 +6,7 @@ from multiprocessing.context import ForkServerContext
 from threading import Event as Flag
 
 import structlog
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from models.job import Status
@@ -26,6 +26,9 @@ LOG_SECONDS = 1.0  # output is gathered this long before it is stored as one pie
 RETRY_SECONDS = 0.5  # between two tries to reach a database that is away
 LEASE_MARGIN = 0.15  # the runner is stopped this part of the lease before its end
 RUNNER_DIED = "runner_died"
+
+# What passes by itself. Any other error of the database would come again at each try, under a lease renewed for ever.
+DATABASE_AWAY = (OperationalError, InterfaceError, InternalError)
 
 
 class Supervisor:
@@ -106,7 +109,7 @@ class Supervisor:
                 if not ended:
                     self._beat(runner)
                     self._relay_requests(runner)
-            except DBAPIError as error:
+            except DATABASE_AWAY as error:
                 self._wait_for_database(error)
 
     def _record_pending(self) -> None:
@@ -137,7 +140,8 @@ class Supervisor:
 
     def _extend_lease(self, runner: RunnerProcess, renewed_at: float) -> None:
         # Counted from before the renewal was sent: the runner stops before the database's lease ends, never after.
-        runner.set_lease_end(renewed_at + self._settings.lease_seconds * (1 - LEASE_MARGIN))
+        lease = self._settings.lease_seconds
+        runner.set_lease_end(renewed_at + lease * (1 - LEASE_MARGIN), renewed_at + lease * (1 - LEASE_MARGIN / 3))
         self._next_beat = renewed_at + self._settings.beat_seconds
 
     def _relay_requests(self, runner: RunnerProcess) -> None:
@@ -161,7 +165,7 @@ class Supervisor:
             try:
                 self._move_job(runner)
                 concluded = True
-            except DBAPIError as error:
+            except DATABASE_AWAY as error:
                 if self._stopping.is_set():
                     raise  # the lease runs out by itself, and the next worker goes on
                 self._wait_for_database(error)

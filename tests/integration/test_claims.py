@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, delete, func, select, update
+from sqlalchemy.exc import DataError
 from sqlalchemy.orm import Session, sessionmaker
 
 from local.stack import Stack
@@ -14,8 +15,11 @@ from models.job import Attempt, Epoch, Job, JobResult, LogChunk, Status, Transit
 from models.result import EpochMetrics
 from models.spec import JobSpec
 from worker.attempt import LOG_LIMIT, AttemptRecord, AttemptSuperseded
-from worker.messages import SavedCheckpoint
+from worker.messages import Phase, SavedCheckpoint
 from worker.queue import Claim, claim_next, expire_leases
+from worker.runner_process import forkserver
+from worker.settings import WorkerSettings
+from worker.supervisor import Supervisor
 
 SPEC: dict[str, Any] = {"dataset": {"name": "digits"}, "network": {"name": "mlp"}}
 CHECKPOINT = SavedCheckpoint(epoch=1, file="checkpoint-0001-000001.pt", sha256="0" * 64)
@@ -259,3 +263,37 @@ def test_a_success_stores_the_times_that_only_the_database_knows(sessions: sessi
         timing = session.get_one(JobResult, job_id).body["timing"]
     assert 0 < timing["queued_seconds"] <= timing["total_seconds"] < 60
     assert timing["setup_seconds"] == 1.0
+
+
+class Babbler:
+    """A runner that says what Postgres cannot store, and of which a supervisor must not wait for ever."""
+
+    def __init__(self) -> None:
+        self.visits = 0
+
+    def wait(self, seconds: float) -> bool:
+        self.visits += 1
+        assert self.visits < 5, "the same error is tried again and again"
+        return False
+
+    def take_events(self) -> list[Any]:
+        return [Phase.model_construct(type="phase", message="nul \0 byte")]
+
+    def take_output(self) -> str:
+        return ""
+
+
+def test_an_error_that_does_not_pass_by_itself_is_not_waited_for(sessions: sessionmaker[Session]) -> None:
+    submit(sessions)
+    supervisor = Supervisor(
+        claimed(sessions),
+        sessions=sessions,
+        settings=WorkerSettings(environment="development"),
+        context=forkserver(),
+        threads=1,
+        gpu=None,
+        stopping=threading.Event(),
+    )
+    babbler: Any = Babbler()
+    with pytest.raises(DataError):
+        supervisor._follow(babbler)

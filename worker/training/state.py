@@ -24,9 +24,8 @@ class TrainState:
     optimizer: Optimizer
     sampler: torch.Generator  # draws the order of samples, on the CPU
     device: torch.device
-    evaluation_batch: int = (
-        _EVALUATION_SAMPLES  # samples; follows from the network alone, so that every evaluation adds up alike
-    )
+    # Samples; it follows from the network alone, so that every evaluation adds up alike.
+    evaluation_batch: int = _EVALUATION_SAMPLES
     history: list[EpochMetrics] = field(default_factory=list)
 
     @classmethod

@@ -18,6 +18,7 @@ RUN --mount=type=bind,from=installer,source=/uv/bin/uv,target=/usr/local/bin/uv 
 WORKDIR /app
 COPY models models
 COPY migrations migrations
+COPY recipes recipes
 COPY api api
 # What the scheduler imports; training stays out.
 COPY worker/__init__.py worker/messages.py worker/queue.py worker/scheduler.py worker/settings.py worker/

@@ -4,6 +4,7 @@ import uvicorn
 
 from api.app import create_app
 from api.settings import ApiSettings
+from models.errors import InvalidRecipe
 from models.logs import configure_logs
 from models.settings import read_settings
 
@@ -12,8 +13,12 @@ def main() -> None:
     """Serve until told to stop; open requests get a few seconds to end."""
     configure_logs()
     settings = read_settings(ApiSettings)
+    try:
+        app = create_app(settings)
+    except InvalidRecipe as error:
+        raise SystemExit(f"recipes: {error}") from None
     uvicorn.run(
-        create_app(settings),
+        app,
         host=settings.host,
         port=settings.port,
         loop="uvloop",

@@ -7,16 +7,20 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from api import health, problems
+from api.datasets import routes as datasets
 from api.jobs import routes as jobs
 from api.news import News
+from api.recipes import routes as recipes
 from api.services import Services
 from api.settings import ApiSettings
 from api.wakes import WakeSender
 from models.database import async_engine, async_sessions
+from models.recipes import all_recipes
 
 
 def create_app(settings: ApiSettings) -> FastAPI:
-    """Return the application; nothing is connected before it starts."""
+    """Return the application; nothing is connected before it starts. Raises InvalidRecipe for a bad recipe's file."""
+    all_recipes()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -39,5 +43,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     )
     problems.install(app)
     app.include_router(jobs.router)
+    app.include_router(recipes.router)
+    app.include_router(datasets.router)
     app.include_router(health.router)
     return app

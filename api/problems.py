@@ -14,7 +14,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 from models import errors
-from models.validation import error_code
+from models.validation import error_code, field_path
 
 log = structlog.get_logger(__name__)
 
@@ -50,6 +50,8 @@ class ProblemError(HTTPException):
 STATUS_OF: dict[type[errors.TrainyardError], int] = {
     errors.InvalidSpec: 422,
     errors.JobNotFound: 404,
+    errors.RecipeNotFound: 404,
+    errors.DatasetNotFound: 404,
     errors.JobNotFinished: 409,
     errors.NoResult: 409,
     errors.IllegalMove: 409,
@@ -123,22 +125,5 @@ async def _unexpected_error(request: Request, error: Exception) -> Response:
 
 def _field(entry: Any, body: Any) -> errors.FieldError:
     where, *path = entry["loc"]
-    parts = _without_tags(path, body) if where == "body" else [str(part) for part in path]
-    if entry["type"].startswith("union_tag_"):
-        parts.append(entry["ctx"]["discriminator"].strip("'"))
-    return errors.FieldError(".".join(parts), entry["msg"], error_code(entry))
-
-
-def _without_tags(path: Sequence[str | int], body: Any) -> list[str]:
-    """Drop what pydantic puts into a path for the member of a union: a reader looks for fields of the body."""
-    parts: list[str] = []
-    here = body
-    for part in path:
-        if isinstance(here, dict) and part not in here and part in (here.get("name"), here.get("kind")):
-            continue
-        parts.append(str(part))
-        try:
-            here = here[part]
-        except (KeyError, IndexError, TypeError):
-            here = None
-    return parts
+    loc = field_path(entry, path, body) if where == "body" else ".".join(map(str, path))
+    return errors.FieldError(loc, entry["msg"], error_code(entry))

@@ -132,6 +132,7 @@ def _layers(result: Result) -> Table:
 
 def _classes(result: Result) -> Table:
     report = result.classification_report
+    assert report is not None, "the demonstration is a classification"
     table = _table("Test split, per class", "class", "precision", "recall", "F1", "support")
     for row in report.classes:
         table.add_row(row.label, f"{row.precision:.3f}", f"{row.recall:.3f}", f"{row.f1:.3f}", f"{row.support}")

@@ -53,6 +53,24 @@ class IllegalMove(TrainyardError):
     code = "illegal_move"
 
 
+class RecipeNotFound(TrainyardError):
+    """No recipe has this name."""
+
+    code = "recipe_not_found"
+
+
+class InvalidRecipe(TrainyardError):
+    """A recipe's file that cannot be used; the message names the file and every bad field."""
+
+    code = "invalid_recipe"
+
+
+class DatasetNotFound(TrainyardError):
+    """No data set has this name."""
+
+    code = "dataset_not_found"
+
+
 class InvalidData(TrainyardError):
     """A data set that is missing, truncated or inconsistent; the message names the file."""
 

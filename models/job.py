@@ -190,7 +190,7 @@ class Epoch(Base):
     epoch: Mapped[int] = mapped_column(primary_key=True)
     attempt: Mapped[int]
     train_loss: Mapped[float]
-    train_accuracy: Mapped[float]
+    train_accuracy: Mapped[float | None]
     validation_loss: Mapped[float | None]
     validation_accuracy: Mapped[float | None]
     learning_rate: Mapped[float]

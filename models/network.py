@@ -1,35 +1,62 @@
-"""A network as data: the layer kinds, and the shapes, parameters and MACs of a list of layers, in plain Python."""
+"""A list of layers as a network: its shapes, parameters and MACs, what does not fit in it, and what is too large."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
-
-from pydantic import Field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from models.errors import TrainyardError
-from models.validation import Strict
+from models.layers import (
+    MAX_KERNEL_SIZE,
+    MAX_LAYERS,
+    Conv2d,
+    Dropout,
+    Dropout2d,
+    Flatten,
+    Layer,
+    Linear,
+    LogSoftmax,
+    Residual,
+    Shape,
+    SingleLayer,
+    Softmax,
+)
 
-Shape = tuple[int, ...]
-
-MAX_LAYERS = 512
 MAX_PARAMETERS = 1_000_000_000
 MAX_ACTIVATIONS = 100_000_000
+MAX_DEPTH = 4
+MAX_APPLICATIONS = 4_096
 
-Channels = Annotated[int, Field(ge=1, le=65_536)]
-KernelSize = Annotated[int, Field(ge=1, le=1_024)]
-Padding = Annotated[int, Field(ge=0, le=512)]
-Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
+Path = tuple[int, ...]
 
 
 class LayerDoesNotFit(TrainyardError):
-    """A layer cannot take the shape that reaches it; carries the layer's index in the list."""
+    """A layer cannot stand where it stands; carries the way to it in the list, through the residuals around it."""
 
     code = "layer_does_not_fit"
 
-    def __init__(self, index: int, message: str) -> None:
+    def __init__(self, path: int | Path, message: str) -> None:
         super().__init__(message)
-        self.index = index
+        self.path = (path,) if isinstance(path, int) else path
+
+    @property
+    def loc(self) -> str:
+        """The layer's place as a path into the list, as in `3.layers.1`."""
+        return _loc(self.path)
+
+
+class NetworkDoesNotFit(LayerDoesNotFit):
+    """A network whose layers are not known one by one cannot take the data."""
+
+    code = "network_does_not_fit"
+
+    def __init__(self, message: str) -> None:
+        super().__init__((), message)
+
+
+class DoubleSoftmax(LayerDoesNotFit):
+    """The network ends in a softmax, and cross entropy applies one itself."""
+
+    code = "double_softmax"
 
 
 class NetworkTooLarge(TrainyardError):
@@ -38,220 +65,47 @@ class NetworkTooLarge(TrainyardError):
     code = "network_too_large"
 
 
-class _Layer(Strict):
-    """One layer; shapes are per sample, without the batch: (channels, height, width) or (features,)."""
-
-    def output_shape(self, shape: Shape) -> Shape:
-        """Return the shape that leaves the layer; raise ValueError with a sentence where `shape` does not fit."""
-        return shape
-
-    def parameters(self, shape: Shape) -> int:
-        """Count the trainable parameters for an input of this shape."""
-        return 0
-
-    def macs(self, shape: Shape) -> int:
-        """Count multiply-accumulates per sample (Conv and Linear only, biases not counted)."""
-        return 0
-
-
-def _require_map(kind: str, shape: Shape) -> tuple[int, int, int]:
-    if len(shape) != 3:
-        raise ValueError(f"{kind} needs a map (channels, height, width)")
-    return (shape[0], shape[1], shape[2])
-
-
-def _window(kind: str, shape: Shape, kernel_size: int, stride: int, padding: int) -> tuple[int, int]:
-    """Return (height, width) after a sliding window; the formula of torch.nn.Conv2d with dilation 1."""
-    _, height, width = _require_map(kind, shape)
-    if min(height, width) + 2 * padding < kernel_size:
-        padded = f" with padding {padding}" if padding else ""
-        raise ValueError(f"a {kernel_size}x{kernel_size} kernel is larger than the {height}x{width} map{padded}")
-    return (
-        (height + 2 * padding - kernel_size) // stride + 1,
-        (width + 2 * padding - kernel_size) // stride + 1,
-    )
-
-
-class Conv2d(_Layer):
-    """2-d convolution; the input channels follow from the layer before it."""
-
-    kind: Literal["conv2d"] = "conv2d"
-    out_channels: Channels
-    kernel_size: KernelSize
-    stride: KernelSize = 1
-    padding: Padding = 0
-    bias: bool = True
-
-    def output_shape(self, shape: Shape) -> Shape:
-        """Return (out_channels, height, width)."""
-        return (self.out_channels, *_window(self.kind, shape, self.kernel_size, self.stride, self.padding))
-
-    def parameters(self, shape: Shape) -> int:
-        """Count weights and, where there is one, the bias."""
-        return self.out_channels * (shape[0] * self.kernel_size**2 + int(self.bias))
-
-    def macs(self, shape: Shape) -> int:
-        """Count one kernel application per output element."""
-        return math.prod(self.output_shape(shape)) * shape[0] * self.kernel_size**2
-
-
-class Linear(_Layer):
-    """Fully connected layer; the input features follow from the layer before it."""
-
-    kind: Literal["linear"] = "linear"
-    out_features: Channels
-    bias: bool = True
-
-    def output_shape(self, shape: Shape) -> Shape:
-        """Return (out_features,)."""
-        if len(shape) != 1:
-            raise ValueError("linear needs a vector (features,): put a flatten layer before it")
-        return (self.out_features,)
-
-    def parameters(self, shape: Shape) -> int:
-        """Count weights and, where there is one, the bias."""
-        return self.out_features * (shape[0] + int(self.bias))
-
-    def macs(self, shape: Shape) -> int:
-        """Count one multiply-accumulate per weight."""
-        return self.out_features * shape[0]
-
-
-class _Pool2d(_Layer):
-    kind: str
-    kernel_size: KernelSize = 2
-    stride: KernelSize | None = Field(default=None, description="Defaults to the kernel size.")
-
-    def output_shape(self, shape: Shape) -> Shape:
-        """Return the map after pooling, incomplete windows dropped."""
-        return (shape[0], *_window(self.kind, shape, self.kernel_size, self.stride or self.kernel_size, 0))
-
-
-class MaxPool2d(_Pool2d):
-    """Maximum over a sliding window."""
-
-    kind: Literal["max_pool2d"] = "max_pool2d"
-
-
-class AvgPool2d(_Pool2d):
-    """Mean over a sliding window."""
-
-    kind: Literal["avg_pool2d"] = "avg_pool2d"
-
-
-class GlobalAvgPool2d(_Layer):
-    """Mean over the whole map: leaves (channels, 1, 1)."""
-
-    kind: Literal["global_avg_pool2d"] = "global_avg_pool2d"
-
-    def output_shape(self, shape: Shape) -> Shape:
-        """Return (channels, 1, 1)."""
-        return (_require_map(self.kind, shape)[0], 1, 1)
-
-
-class Flatten(_Layer):
-    """Everything of one sample in one vector."""
-
-    kind: Literal["flatten"] = "flatten"
-
-    def output_shape(self, shape: Shape) -> Shape:
-        """Return (features,)."""
-        return (math.prod(shape),)
-
-
-class Relu(_Layer):
-    """max(x, 0)."""
-
-    kind: Literal["relu"] = "relu"
-
-
-class Tanh(_Layer):
-    """Hyperbolic tangent."""
-
-    kind: Literal["tanh"] = "tanh"
-
-
-class Sigmoid(_Layer):
-    """Logistic function."""
-
-    kind: Literal["sigmoid"] = "sigmoid"
-
-
-class Dropout(_Layer):
-    """Zeroes single elements with the given probability while training."""
-
-    kind: Literal["dropout"] = "dropout"
-    probability: Probability = 0.5
-
-
-class Dropout2d(_Layer):
-    """Zeroes whole channels with the given probability while training."""
-
-    kind: Literal["dropout2d"] = "dropout2d"
-    probability: Probability = 0.5
-
-    def output_shape(self, shape: Shape) -> Shape:
-        """Return the same shape."""
-        return _require_map(self.kind, shape)
-
-
-class BatchNorm2d(_Layer):
-    """Normalises each channel over the batch; its running statistics are buffers, not parameters."""
-
-    kind: Literal["batch_norm2d"] = "batch_norm2d"
-    parameters_per_channel: ClassVar[int] = 2
-
-    def output_shape(self, shape: Shape) -> Shape:
-        """Return the same shape."""
-        return _require_map(self.kind, shape)
-
-    def parameters(self, shape: Shape) -> int:
-        """Count one scale and one shift per channel."""
-        return self.parameters_per_channel * shape[0]
-
-
-Layer = Annotated[
-    Conv2d
-    | Linear
-    | MaxPool2d
-    | AvgPool2d
-    | GlobalAvgPool2d
-    | Flatten
-    | Relu
-    | Tanh
-    | Sigmoid
-    | Dropout
-    | Dropout2d
-    | BatchNorm2d,
-    Field(discriminator="kind"),
-]
-
-
 @dataclass(frozen=True)
 class LayerSummary:
-    """One layer in its place: shapes per sample, parameters and MACs."""
+    """One layer in its place: shapes per sample, parameters counted once each, and MACs of all its applications.
+
+    `loc` is its path in the list (`3.layers.1`), or a module's name in a network of torchvision's. `layers` is the
+    inside of a residual, of its first repetition where it has several with weights of their own.
+    """
 
     index: int
+    loc: str
     kind: str
     input_shape: Shape
     output_shape: Shape
     parameters: int
     macs: int
+    applied: int = 1
+    layers: tuple["LayerSummary", ...] = ()
 
 
 @dataclass(frozen=True)
 class NetworkSummary:
-    """A whole network: its layers in order and the totals per sample."""
+    """A whole network: its layers in order and the totals per sample.
+
+    `largest_activations` is the most values per sample that stand at one layer: its input, its output, and what the
+    residuals around it keep to add.
+    """
 
     layers: tuple[LayerSummary, ...]
     output_shape: Shape
     parameters: int
     macs: int
+    largest_activations: int
+
+    def places(self) -> Iterator[LayerSummary]:
+        """Yield every layer, each residual before the layers inside it."""
+        return _places(self.layers)
 
     @property
-    def largest_activations(self) -> int:
-        """The most values per sample that stand at one layer, input and output together."""
-        return max(math.prod(place.input_shape) + math.prod(place.output_shape) for place in self.layers)
+    def shared(self) -> dict[str, int]:
+        """Where weights are applied more than once: how often, by the path of the outermost layer that does it."""
+        return dict(_shared(self.layers, applied_outside=1))
 
 
 def summarise(layers: Sequence[Layer], input_shape: Shape) -> NetworkSummary:
@@ -259,20 +113,183 @@ def summarise(layers: Sequence[Layer], input_shape: Shape) -> NetworkSummary:
 
     Raises LayerDoesNotFit naming the first layer that cannot take what reaches it, NetworkTooLarge beyond the limits.
     """
-    shape = input_shape
-    summaries: list[LayerSummary] = []
+    _require_bounded(layers)
+    chain = _follow(layers, input_shape, path=(), applied=1)
+    if chain.parameters > MAX_PARAMETERS:
+        raise NetworkTooLarge(
+            f"the network has {chain.parameters:,} parameters; at most {MAX_PARAMETERS:,} are accepted"
+        )
+    return chain
+
+
+def projection(input_shape: Shape, output_shape: Shape) -> Conv2d | Linear | None:
+    """Return the layer, without bias, that brings a residual's input to the shape of its layers' output.
+
+    None where the shapes agree; a 1x1 convolution between maps, strided where the map shrinks; a linear layer between
+    vectors. Raises ValueError with a sentence where none of these does it.
+    """
+    if input_shape == output_shape:
+        return None
+    if len(input_shape) == len(output_shape) == 1:
+        return Linear(out_features=output_shape[0], bias=False)
+    if len(input_shape) == len(output_shape) == 3:
+        sides = zip(input_shape[1:], output_shape[1:], strict=True)
+        # A 1x1 window with stride s leaves ceil(side / s): no smaller stride leaves as few.
+        stride = max(math.ceil(before / after) for before, after in sides)
+        if stride <= MAX_KERNEL_SIZE:
+            layer = Conv2d(out_channels=output_shape[0], kernel_size=1, stride=stride, bias=False)
+            if layer.output_shape(input_shape) == output_shape:
+                return layer
+    raise ValueError(f"its layers put out {output_shape}, to which no 1x1 projection brings the input")
+
+
+def refuse_double_softmax(layers: Sequence[Layer]) -> None:
+    """Raise DoubleSoftmax where the network ends in a softmax, so that cross entropy would apply a second one."""
+    last = len(layers) - 1
+    while last >= 0 and isinstance(layers[last], Flatten | Dropout | Dropout2d):
+        last -= 1
+    if last >= 0 and isinstance(layers[last], Softmax | LogSoftmax):
+        raise DoubleSoftmax(
+            last,
+            f"{_label((last,), layers[last])} ends the network, and cross entropy applies a softmax itself: twice, it "
+            "flattens the gradients. Remove the layer; predictions and their probabilities are the same without it.",
+        )
+
+
+def _follow(layers: Sequence[Layer], shape: Shape, path: Path, applied: int) -> NetworkSummary:
+    """Summarise a list that is applied `applied` times in one forward pass and stands at `path`."""
+    largest = math.prod(shape)
+    places: list[LayerSummary] = []
     for index, layer in enumerate(layers):
-        try:
-            output = layer.output_shape(shape)
-        except ValueError as error:
-            raise LayerDoesNotFit(
-                index, f"layer {index} ({layer.kind}) does not fit its input {shape}: {error}"
-            ) from None
-        if math.prod(output) > MAX_ACTIVATIONS:
-            raise NetworkTooLarge(f"layer {index} ({layer.kind}) puts out {math.prod(output):,} values per sample")
-        summaries.append(LayerSummary(index, layer.kind, shape, output, layer.parameters(shape), layer.macs(shape)))
-        shape = output
-    parameters = sum(summary.parameters for summary in summaries)
-    if parameters > MAX_PARAMETERS:
-        raise NetworkTooLarge(f"the network has {parameters:,} parameters; at most {MAX_PARAMETERS:,} are accepted")
-    return NetworkSummary(tuple(summaries), shape, parameters, sum(summary.macs for summary in summaries))
+        here = (*path, index)
+        if isinstance(layer, Residual):
+            place, inside = _follow_residual(layer, shape, here, applied)
+        else:
+            place, inside = _place(layer, shape, here, applied), 0
+        places.append(place)
+        shape = place.output_shape
+        largest = max(largest, inside, math.prod(place.input_shape) + math.prod(shape))
+    return NetworkSummary(
+        layers=tuple(places),
+        output_shape=shape,
+        parameters=sum(place.parameters for place in places),
+        macs=sum(place.macs for place in places),
+        largest_activations=largest,
+    )
+
+
+def _place(layer: SingleLayer, shape: Shape, path: Path, applied: int) -> LayerSummary:
+    try:
+        output = layer.output_shape(shape)
+    except ValueError as error:
+        raise _misfit(layer, shape, path, error) from None
+    if math.prod(output) > MAX_ACTIVATIONS:
+        raise NetworkTooLarge(f"{_label(path, layer)} puts out {math.prod(output):,} values per sample")
+    return LayerSummary(
+        index=path[-1],
+        loc=_loc(path),
+        kind=layer.kind,
+        input_shape=shape,
+        output_shape=output,
+        parameters=layer.parameters(shape),
+        macs=layer.macs(shape) * applied,
+        applied=applied,
+    )
+
+
+def _follow_residual(layer: Residual, shape: Shape, path: Path, applied: int) -> tuple[LayerSummary, int]:
+    """Return the residual in its place, and the largest activations inside of it."""
+    if layer.share_weights:
+        applied *= layer.repeat
+    chains: list[NetworkSummary] = []
+    reached = shape
+    for _ in range(1 if layer.share_weights else layer.repeat):
+        chains.append(_repetition(layer, reached, path, applied))
+        reached = chains[-1].output_shape
+    place = LayerSummary(
+        index=path[-1],
+        loc=_loc(path),
+        kind=layer.kind,
+        input_shape=shape,
+        output_shape=reached,
+        parameters=sum(chain.parameters for chain in chains),
+        macs=sum(chain.macs for chain in chains),
+        applied=applied,
+        layers=chains[0].layers,
+    )
+    return place, max(chain.largest_activations for chain in chains)
+
+
+def _repetition(layer: Residual, shape: Shape, path: Path, applied: int) -> NetworkSummary:
+    """Summarise one repetition of a residual; its projection, where there is one, is the last of the layers."""
+    inside = _follow(layer.layers, shape, path, applied)
+    if layer.share_weights and inside.output_shape != shape:
+        error = ValueError(
+            f"its layers put out {inside.output_shape}, and shared weights need the same shape before and after"
+        )
+        raise _misfit(layer, shape, path, error)
+    try:
+        added = projection(shape, inside.output_shape)
+    except ValueError as error:
+        raise _misfit(layer, shape, path, error) from None
+    inside = replace(inside, largest_activations=inside.largest_activations + math.prod(shape))
+    if added is None:
+        return inside
+    place = _place(added, shape, (*path, len(layer.layers)), applied)
+    return replace(
+        inside,
+        layers=(*inside.layers, replace(place, loc=f"{_loc(path)}.projection", kind="projection")),
+        parameters=inside.parameters + place.parameters,
+        macs=inside.macs + place.macs,
+    )
+
+
+def _require_bounded(layers: Sequence[Layer]) -> None:
+    """Refuse what would take long to follow: too deep, too many layers written, or too many once repeated."""
+    written, applications = _count(layers, depth=0)
+    if written > MAX_LAYERS:
+        raise NetworkTooLarge(f"the network has {written:,} layers; at most {MAX_LAYERS} are accepted")
+    if applications > MAX_APPLICATIONS:
+        raise NetworkTooLarge(
+            f"the network has {applications:,} layers with all their repetitions; "
+            f"at most {MAX_APPLICATIONS:,} are accepted"
+        )
+
+
+def _count(layers: Sequence[Layer], depth: int) -> tuple[int, int]:
+    """Count the layers as they are written, and as often as they are applied."""
+    if depth > MAX_DEPTH:
+        raise NetworkTooLarge(f"residuals are nested more than {MAX_DEPTH} deep")
+    written = applications = len(layers)
+    for layer in layers:
+        if isinstance(layer, Residual):
+            inner_written, inner_applications = _count(layer.layers, depth + 1)
+            written += inner_written
+            applications += layer.repeat * inner_applications
+    return written, applications
+
+
+def _places(layers: Sequence[LayerSummary]) -> Iterator[LayerSummary]:
+    for place in layers:
+        yield place
+        yield from _places(place.layers)
+
+
+def _shared(layers: Sequence[LayerSummary], applied_outside: int) -> Iterator[tuple[str, int]]:
+    for place in layers:
+        if place.applied > applied_outside and place.parameters:
+            yield place.loc, place.applied
+        else:
+            yield from _shared(place.layers, place.applied)
+
+
+def _misfit(layer: Layer, shape: Shape, path: Path, error: ValueError) -> LayerDoesNotFit:
+    return LayerDoesNotFit(path, f"{_label(path, layer)} does not fit its input {shape}: {error}")
+
+
+def _loc(path: Path) -> str:
+    return ".layers.".join(map(str, path))
+
+
+def _label(path: Path, layer: Layer) -> str:
+    return f"layer {'.'.join(map(str, path))} ({layer.kind})"

@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from models.datasets import Task
+
 Level = Literal["info", "warning", "error"]
 
 
@@ -14,13 +16,14 @@ class _Shape(BaseModel):
 class EpochMetrics(_Shape):
     """One finished epoch; losses are means over samples, without the penalty; times are wall-clock seconds.
 
-    Training figures are accumulated during the epoch in train mode, validation follows it in eval mode.
+    Training figures are accumulated during the epoch in train mode, validation follows it in eval mode. Epoch 0 is the
+    untrained network, all in eval mode. A regression has no accuracies. `learning_rate` is that of the first step.
     `seconds` covers training and validation, `train_seconds` the training alone.
     """
 
     epoch: int
     train_loss: float
-    train_accuracy: float
+    train_accuracy: float | None
     validation_loss: float | None
     validation_accuracy: float | None
     learning_rate: float
@@ -75,12 +78,48 @@ class PerSplit(_Shape):
     test: float
 
 
+class RegressionScores(_Shape):
+    """Mean squared error, mean absolute error and coefficient of determination over a split, in eval mode.
+
+    `r2` is 1 - SSE / SST as in sklearn.metrics.r2_score; null where all targets are equal.
+    """
+
+    mse: float
+    mae: float
+    r2: float | None
+
+
+class RegressionSplits(_Shape):
+    """The scores of each split; null where a split does not exist."""
+
+    train: RegressionScores
+    validation: RegressionScores | None
+    test: RegressionScores
+
+
+class RegressionReport(_Shape):
+    """The errors on the scale that the network learned, and on the target's own."""
+
+    target: str
+    scaled: RegressionSplits
+    original: RegressionSplits
+
+
+class EarlyStop(_Shape):
+    """How early stopping went: the best epoch by its metric, and whether the training stopped before its last epoch."""
+
+    metric: str
+    best_epoch: int
+    best_value: float
+    stopped: bool
+
+
 class Curves(_Shape):
     """One entry per epoch in each list."""
 
     epoch: list[int]
     train_loss: list[float]
-    train_accuracy: list[float]
+    train_accuracy: list[float | None]
     validation_loss: list[float | None]
     validation_accuracy: list[float | None]
     learning_rate: list[float]
@@ -89,13 +128,18 @@ class Curves(_Shape):
 
 
 class LayerCounts(_Shape):
-    """One layer: its place, kind, output shape per sample, parameters and MACs."""
+    """One layer: its place, kind, output shape per sample, parameters (counted once) and MACs of all applications.
+
+    `applied` says how often the one module is applied; `layers` are those inside a residual block.
+    """
 
     layer: int
     kind: str
     output_shape: list[int]
     parameters: int
     macs: int
+    applied: int = 1
+    layers: list["LayerCounts"] = []
 
 
 class Parameters(_Shape):
@@ -154,44 +198,65 @@ class Environment(_Shape):
 
 
 class SplitCounts(_Shape):
-    """Samples of one split, in all and by class."""
+    """Samples of one split, in all and by class (no classes in a regression)."""
 
     samples: int
     classes: dict[str, int]
 
 
+class Scale(_Shape):
+    """A value x became (x - shift) / scale."""
+
+    shift: float
+    scale: float
+
+
 class DatasetReport(_Shape):
-    """The data as they were used; the checksum is over the decoded arrays."""
+    """The data as they were used; the checksum is over the decoded arrays.
+
+    `shared_samples` counts, for each pair of splits ("train/test"), the samples of the second whose content also stands
+    in the first. `scaling` says what was subtracted and divided by, per channel or per column.
+    """
 
     name: str
     input_shape: list[int]
     checksum: str
     splits: dict[str, SplitCounts]
+    shared_samples: dict[str, int]
+    scaling: dict[str, Scale]
 
 
 class Diagnosis(_Shape):
-    """Something a reader of the result should know."""
+    """Something a reader of the result should know, with the numbers that it rests on."""
 
     code: str
     level: Level
     message: str
+    evidence: dict[str, Any]
 
 
 class Result(_Shape):
-    """Everything that a report about one job needs; what each number means is in docs/numbers.md."""
+    """Everything that a report about one job needs; what each number means is in docs/numbers.md.
 
+    A regression has `regression` in place of accuracy, confusion matrix and classification report.
+    """
+
+    task: Task
     timing: Timing
     loss: PerSplit
-    accuracy: PerSplit
+    accuracy: PerSplit | None
+    regression: RegressionReport | None
     penalty: float
     best_epoch: int
     worst_epoch: int
+    weights_epoch: int
+    early_stopping: EarlyStop | None
     curves: Curves
     parameters: Parameters
     macs_per_sample: int
     flops_per_sample: int
-    confusion_matrix: list[list[int]]
-    classification_report: ClassificationReport
+    confusion_matrix: list[list[int]] | None
+    classification_report: ClassificationReport | None
     environment: Environment
     dataset: DatasetReport
     seed: int

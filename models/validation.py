@@ -1,6 +1,7 @@
 """The base class and the text type of everything a person may send: strict, bounded, without surprises."""
 
 import unicodedata
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
@@ -34,3 +35,23 @@ _CODES = {
 def error_code(error: Any) -> str:
     """Return the stable code of one pydantic error; how a model is built inside does not show in it."""
     return _CODES.get(error["type"], str(error["type"]))
+
+
+def field_path(error: Any, path: Sequence[str | int], sent: Any) -> str:
+    """Return the dotted path of one pydantic error as a reader finds it in what was `sent`.
+
+    `path` is where pydantic saw the error, from the top of `sent`. It holds the tags of union members too, which are no
+    fields: whatever is not in what was sent is such a tag, but for a field that is missing.
+    """
+    parts: list[str] = []
+    here = sent
+    for place, part in enumerate(path, start=1):
+        is_there = part in here if isinstance(here, dict) else isinstance(here, list) and isinstance(part, int)
+        if is_there:
+            here = here[part]
+        elif error["type"] != "missing" or place < len(path):
+            continue
+        parts.append(str(part))
+    if error["type"].startswith("union_tag_"):
+        parts.append(error["ctx"]["discriminator"].strip("'"))
+    return ".".join(parts)

@@ -1,31 +1,36 @@
 """The result of a finished training, put together from what was measured."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
-import torch
-
-from models.network import NetworkSummary
+from models.dataset_spec import TableDataset
+from models.network import LayerSummary, NetworkSummary
 from models.result import (
     Curves,
-    DatasetReport,
-    Diagnosis,
+    EarlyStop,
     EpochMetrics,
     LatencyByBatch,
     LayerCounts,
     Parameters,
     PerSplit,
+    RegressionReport,
+    RegressionScores,
+    RegressionSplits,
     Result,
-    SplitCounts,
+    Scale,
     Spread,
     Timing,
 )
 from models.spec import JobSpec
+from worker.datasets import PreparedData
+from worker.diagnosis import Evidence, SharedModule, Splits, diagnose
 from worker.environment import describe_environment
+from worker.training.inspection import Inspection
 from worker.training.loop import Evaluation
-from worker.training.scores import classification_report, confusion_matrix
+from worker.training.scores import AS_LEARNED, classification_report, confusion_matrix, regression_scores
+from worker.training.state import TrainState
 
 
 @dataclass(frozen=True)
@@ -37,83 +42,138 @@ class Measured:
     test: Evaluation
     penalty: float
     latency: LatencyByBatch
+    inspection: Inspection
     setup_seconds: float
     evaluation_seconds: float
-    trainable_parameters: int
 
 
 def build_result(
-    spec: JobSpec,
-    history: Sequence[EpochMetrics],
-    measured: Measured,
-    test_labels: torch.Tensor,
-    dataset: DatasetReport,
-    device: torch.device,
-    git_commit: str | None,
+    spec: JobSpec, state: TrainState, measured: Measured, data: PreparedData, git_commit: str | None
 ) -> Result:
     """Put the result together; queued and total seconds are left at zero, only the database knows them."""
-    classes = spec.dataset.facts.classes
-    matrix = confusion_matrix(test_labels, measured.test.predictions, len(classes))
-    summary = spec.summary()
     assert spec.training.seed is not None, "a resolved spec has a seed"
-    best, worst = _best_and_worst(history)
+    trained = [metrics for metrics in state.history if metrics.epoch > 0]
+    best, worst = _best_and_worst(trained)
     return Result(
-        timing=_timing(history, measured, dataset.splits["train"].samples),
-        loss=_per_split("loss", measured),
-        accuracy=_per_split("accuracy", measured),
+        task=spec.dataset.task,
+        timing=_timing(trained, measured, data.report.splits["train"].samples),
+        loss=_per_split(measured, lambda evaluation: evaluation.loss),
         penalty=measured.penalty,
         best_epoch=best,
         worst_epoch=worst,
-        curves=_curves(history),
-        parameters=_parameters(summary, measured.trainable_parameters),
-        macs_per_sample=summary.macs,
-        flops_per_sample=2 * summary.macs,
-        confusion_matrix=matrix,
-        classification_report=classification_report(matrix, classes),
-        environment=describe_environment(device, git_commit),
-        dataset=dataset,
+        weights_epoch=state.weights_epoch,
+        early_stopping=_early_stop(spec, state),
+        curves=_curves(state.history),
+        parameters=_parameters(state),
+        macs_per_sample=state.summary.macs,
+        flops_per_sample=2 * state.summary.macs,
+        environment=describe_environment(state.device, git_commit),
+        dataset=data.report,
         seed=spec.training.seed,
         spec=spec.as_json(),
-        diagnosis=diagnose(spec),
+        diagnosis=diagnose(_evidence(spec, state, measured, data)),
+        **_scores(spec, measured, data),
     )
 
 
-def diagnose(spec: JobSpec) -> list[Diagnosis]:
-    """Say aloud what makes the figures of this job mean something else than a reader expects."""
-    if spec.dataset.validation == "test":
-        message = (
-            "The test split was used for validation: a best epoch picked by validation is picked on the test data, "
-            "so its score is optimistic. Hold out a fraction of the training split instead."
+def _scores(spec: JobSpec, measured: Measured, data: PreparedData) -> dict[str, Any]:
+    """Return what a classification, or a regression, is judged by; the other's figures are null."""
+    if spec.dataset.task == "regression":
+        report = _regression_report(spec, measured, data)
+        return {"accuracy": None, "confusion_matrix": None, "classification_report": None, "regression": report}
+    classes = spec.dataset.class_names
+    matrix = confusion_matrix(measured.test.targets, measured.test.predictions, len(classes))
+    return {
+        "accuracy": _per_split(measured, lambda evaluation: evaluation.accuracy),
+        "confusion_matrix": matrix,
+        "classification_report": classification_report(matrix, classes),
+        "regression": None,
+    }
+
+
+def _regression_report(spec: JobSpec, measured: Measured, data: PreparedData) -> RegressionReport:
+    assert isinstance(spec.dataset, TableDataset), "only tables have numbers to predict"
+    assert data.target_scale is not None, "a regression's target has a scale"
+
+    def splits(scale: Scale) -> RegressionSplits:
+        validation = _errors(measured.validation, scale) if measured.validation else None
+        return RegressionSplits(
+            train=_errors(measured.train, scale), validation=validation, test=_errors(measured.test, scale)
         )
-        return [Diagnosis(code="validated_on_test", level="warning", message=message)]
-    if spec.dataset.validation == 0:
-        message = "Nothing was held out for validation: best and worst epoch are by training accuracy."
-        return [Diagnosis(code="not_validated", level="info", message=message)]
-    return []
+
+    return RegressionReport(target=spec.dataset.target, scaled=splits(AS_LEARNED), original=splits(data.target_scale))
 
 
-def count_samples(labels: np.ndarray, classes: Sequence[str]) -> SplitCounts:
-    """Count the samples of a split, in all and by class; `labels` is (N,)."""
-    counts = np.bincount(labels, minlength=len(classes))
-    return SplitCounts(
-        samples=len(labels), classes={name: int(count) for name, count in zip(classes, counts, strict=True)}
+def _errors(evaluation: Evaluation, scale: Scale = AS_LEARNED) -> RegressionScores:
+    return regression_scores(evaluation.targets, evaluation.predictions, scale)
+
+
+def _evidence(spec: JobSpec, state: TrainState, measured: Measured, data: PreparedData) -> Evidence:
+    def per_split(figure: Callable[[Evaluation], float | None]) -> Splits:
+        validation = figure(measured.validation) if measured.validation else None
+        return Splits(figure(measured.train), validation, figure(measured.test))
+
+    is_regression = spec.dataset.task == "regression"
+    splits = data.report.splits
+    return Evidence(
+        epochs=state.history,
+        task=spec.dataset.task,
+        loss=per_split(lambda evaluation: evaluation.loss),
+        accuracy=per_split(lambda evaluation: evaluation.accuracy),
+        r2=per_split(lambda evaluation: _errors(evaluation).r2) if is_regression else Splits(),
+        train_classes=splits["train"].classes,
+        test_classes=splits["test"].classes,
+        validation=spec.dataset.validation,
+        samples={name: split.samples for name, split in splits.items()},
+        shared_samples=data.report.shared_samples,
+        shared_modules=_shared_modules(state.summary),
+        dead_units=measured.inspection.dead_units,
+        parameters_without_gradient=measured.inspection.parameters_without_gradient,
+        stopped_early=state.stopped_early,
+        weights_epoch=state.weights_epoch,
     )
+
+
+def _shared_modules(summary: NetworkSummary) -> list[SharedModule]:
+    norms = [place.loc for place in summary.places() if place.kind.startswith("batch_norm")]
+    return [
+        SharedModule(shared, times, batch_norm=any(f"{norm}.".startswith(f"{shared}.") for norm in norms))
+        for shared, times in summary.shared.items()
+    ]
 
 
 def _best_and_worst(history: Sequence[EpochMetrics]) -> tuple[int, int]:
-    """Return the epochs of highest and lowest validation accuracy (else training accuracy), the earliest of equals."""
+    """Return the best and the worst epoch, the earliest of equals, on the validation split where there is one.
 
-    def accuracy(metrics: EpochMetrics) -> float:
-        return metrics.train_accuracy if metrics.validation_accuracy is None else metrics.validation_accuracy
+    By accuracy; those of a regression by loss.
+    """
 
-    return max(history, key=accuracy).epoch, min(history, key=accuracy).epoch
+    def goodness(metrics: EpochMetrics) -> float:
+        accuracy = metrics.train_accuracy if metrics.validation_accuracy is None else metrics.validation_accuracy
+        loss = metrics.train_loss if metrics.validation_loss is None else metrics.validation_loss
+        return -loss if accuracy is None else accuracy
+
+    return max(history, key=goodness).epoch, min(history, key=goodness).epoch
 
 
-def _per_split(figure: str, measured: Measured) -> PerSplit:
-    return PerSplit(
-        train=getattr(measured.train, figure),
-        validation=getattr(measured.validation, figure) if measured.validation else None,
-        test=getattr(measured.test, figure),
+def _early_stop(spec: JobSpec, state: TrainState) -> EarlyStop | None:
+    if spec.training.early_stopping is None or state.best is None:
+        return None
+    return EarlyStop(
+        metric=spec.training.early_stopping.metric,
+        best_epoch=state.best.epoch,
+        best_value=state.best.value,
+        stopped=state.stopped_early,
+    )
+
+
+def _per_split(measured: Measured, figure: Callable[[Evaluation], float | None]) -> PerSplit:
+    return PerSplit.model_validate(
+        {
+            "train": figure(measured.train),
+            "validation": figure(measured.validation) if measured.validation else None,
+            "test": figure(measured.test),
+        }
     )
 
 
@@ -123,18 +183,24 @@ def _curves(history: Sequence[EpochMetrics]) -> Curves:
     )
 
 
-def _parameters(summary: NetworkSummary, trainable: int) -> Parameters:
-    layers = [
-        LayerCounts(
-            layer=place.index,
-            kind=place.kind,
-            output_shape=list(place.output_shape),
-            parameters=place.parameters,
-            macs=place.macs,
-        )
-        for place in summary.layers
-    ]
-    return Parameters(total=summary.parameters, trainable=trainable, layers=layers)
+def _parameters(state: TrainState) -> Parameters:
+    return Parameters(
+        total=state.summary.parameters,
+        trainable=sum(p.numel() for p in state.network.parameters() if p.requires_grad),
+        layers=[_layer_counts(place) for place in state.summary.layers],
+    )
+
+
+def _layer_counts(place: LayerSummary) -> LayerCounts:
+    return LayerCounts(
+        layer=place.index,
+        kind=place.kind,
+        output_shape=list(place.output_shape),
+        parameters=place.parameters,
+        macs=place.macs,
+        applied=place.applied,
+        layers=[_layer_counts(inner) for inner in place.layers],
+    )
 
 
 def _timing(history: Sequence[EpochMetrics], measured: Measured, train_samples: int) -> Timing:

@@ -8,27 +8,33 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
-import numpy as np
 import torch
-from torch import nn
 
-from models.datasets import DATASETS
-from models.errors import BatchOfOne, DeviceUnavailable, NonFiniteLoss, TrainyardError
-from models.result import DatasetReport
+from models.errors import BatchOfOne, DeviceUnavailable, TrainyardError
+from models.network import NetworkSummary
 from worker import checkpoints, datasets
-from worker.datasets.splits import stratified_holdout
+from worker.datasets import PreparedData
 from worker.messages import STOP, Assignment, EpochEnded, Event, Failed, Phase, Succeeded
-from worker.report import Measured, build_result, count_samples
+from worker.report import Measured, build_result
 from worker.training.data import DeviceSplit
+from worker.training.inspection import inspect
 from worker.training.latency import measure_latency
-from worker.training.loop import evaluate, fit, now, squared_weights
+from worker.training.loop import evaluate, fit, measure_penalty, now
+from worker.training.precision import prepare_precision
 from worker.training.state import TrainState
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _KEEP_BYTES = 2**30
 _PROGRESS_SECONDS = 1.0
+# What torch says with a plain RuntimeError, by words of its message.
+_REASONS = {
+    "DefaultCPUAllocator: can't allocate memory": "out_of_memory",
+    "does not have a deterministic implementation": "not_deterministic",
+}
+_WEIGHTS = "weights"  # under the data set directory: files that an admin placed for torchvision's networks
 
 
 def run(assignment: str, commands: Connection, events: Connection, output: Connection) -> None:
@@ -50,11 +56,18 @@ def run(assignment: str, commands: Connection, events: Connection, output: Conne
         outcome = Failed(reason="out_of_memory", message=f"The memory did not suffice: {error}")
     except Exception as error:  # noqa: BLE001 - whatever happened, the job must be told
         traceback.print_exc()
-        # On the CPU torch says that memory did not suffice with a plain RuntimeError.
-        reason = "out_of_memory" if "DefaultCPUAllocator: can't allocate memory" in str(error) else "runner_error"
-        outcome = Failed(reason=reason, message=f"{type(error).__name__}: {error}")
+        outcome = Failed(reason=_reason_of(error), message=f"{type(error).__name__}: {error}")
     if outcome is not None:
         _send(events, outcome)
+
+
+@dataclass(frozen=True)
+class _Splits:
+    """The splits on the device; validation is the test split itself where the spec says so."""
+
+    train: DeviceSplit
+    validation: DeviceSplit | None
+    test: DeviceSplit
 
 
 class _Run:
@@ -68,13 +81,15 @@ class _Run:
     def outcome(self) -> Succeeded | None:
         """Train to the end and measure, or return None where a stop was asked for."""
         self._say("Reads the data set.")
-        train, validation, test, report = self._load_data()
-        self._require_batches_that_normalise(len(train))
-        state = TrainState.fresh(self.spec, self.device)
+        data = self._prepare_data()
+        splits = self._on_device(data)
+        self._say("Builds the network.")
+        state = TrainState.fresh(self.spec, self.device, weights=self.task.datasets / _WEIGHTS)
+        self._require_batches_that_normalise(state.summary, len(splits.train))
         self._resume(state)
         setup_seconds = now(self.device) - self.started
         self._say(f"Trains on {self.device.type}.")
-        for metrics in fit(state, self.spec.training, train, validation):
+        for metrics in fit(state, self.spec.training, splits.train, splits.validation):
             saved = checkpoints.save(
                 self.task.artifacts, state.state_dict(), attempt=self.task.attempt, epoch=metrics.epoch
             )
@@ -82,45 +97,28 @@ class _Run:
             if self.stop.is_set():
                 return None
         self._say("Evaluates.")
-        measured = self._measure(state, train, validation, test, setup_seconds)
-        result = build_result(
-            self.spec, state.history, measured, test.labels, report, self.device, self.task.git_commit
-        )
+        measured = self._measure(state, splits, setup_seconds)
+        result = build_result(self.spec, state, measured, data, self.task.git_commit)
         return Succeeded(result=result.model_dump(mode="json"))
 
-    def _load_data(self) -> tuple[DeviceSplit, DeviceSplit | None, DeviceSplit, DatasetReport]:
-        spec = self.spec.dataset
-        data = datasets.load(
-            spec.name,
-            resize=spec.resize,
+    def _prepare_data(self) -> PreparedData:
+        seed = self.spec.training.seed
+        assert seed is not None, "a resolved spec has a seed"
+        return datasets.prepare(
+            self.spec.dataset,
+            seed=seed,
             root=self.task.datasets,
             download=self.task.download,
-            progress=_print_progress(spec.name),
+            progress=_print_progress(self.spec.dataset.name),
         )
-        kept, held_out = self._validation_split(data.train.labels)
-        test = self._on_device(data.test.images, data.test.labels)
-        train = self._on_device(data.train.images[kept], data.train.labels[kept])
-        splits = {"train": count_samples(data.train.labels[kept], data.classes)}
-        validation = test if spec.validation == "test" else None
-        if held_out is not None:
-            validation = self._on_device(data.train.images[held_out], data.train.labels[held_out])
-            splits["validation"] = count_samples(data.train.labels[held_out], data.classes)
-        splits["test"] = count_samples(data.test.labels, data.classes)
-        report = DatasetReport(
-            name=spec.name, input_shape=list(spec.input_shape), checksum=data.checksum, splits=splits
-        )
-        return train, validation, test, report
 
-    def _validation_split(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        fraction = self.spec.dataset.validation
-        if fraction == "test" or fraction == 0:
-            return np.arange(len(labels)), None
-        assert self.spec.training.seed is not None, "a resolved spec has a seed"
-        return stratified_holdout(labels, fraction, self.spec.training.seed)
+    def _on_device(self, data: PreparedData) -> _Splits:
+        def put(split: datasets.Split) -> DeviceSplit:
+            return DeviceSplit(split.inputs, split.targets, mean=data.mean, std=data.std, device=self.device)
 
-    def _on_device(self, images: np.ndarray, labels: np.ndarray) -> DeviceSplit:
-        facts = DATASETS[self.spec.dataset.name]
-        return DeviceSplit(images, labels, mean=facts.mean, std=facts.std, device=self.device)
+        test = put(data.test)
+        validation = test if data.validation is data.test else put(data.validation) if data.validation else None
+        return _Splits(put(data.train), validation, test)
 
     def _resume(self, state: TrainState) -> None:
         found = checkpoints.load_newest(self.task.artifacts, self.task.checkpoints)
@@ -129,53 +127,42 @@ class _Run:
             state.load_state_dict(saved)
             print(f"Attempt {self.task.attempt} goes on after epoch {checkpoint.epoch}.", flush=True)
 
-    def _measure(
-        self,
-        state: TrainState,
-        train: DeviceSplit,
-        validation: DeviceSplit | None,
-        test: DeviceSplit,
-        setup_seconds: float,
-    ) -> Measured:
+    def _measure(self, state: TrainState, splits: _Splits, setup_seconds: float) -> Measured:
         started = now(self.device)
-        network = state.network
-        trained = evaluate(state, train)
-        tested = evaluate(state, test)
-        validated = tested if validation is test else evaluate(state, validation) if validation else None
+        trained = evaluate(state, splits.train)
+        tested = evaluate(state, splits.test)
+        validated = tested if splits.validation is splits.test else None
+        if splits.validation is not None and validated is None:
+            validated = evaluate(state, splits.validation)
         return Measured(
             train=trained,
             validation=validated,
             test=tested,
-            penalty=self._penalty(network),
-            latency=measure_latency(network, test),
+            penalty=measure_penalty(state.network, self.spec.training.l2_penalty),
+            latency=measure_latency(state, splits.test),
+            inspection=inspect(state, splits.train),
             setup_seconds=setup_seconds,
             evaluation_seconds=now(self.device) - started,
-            trainable_parameters=sum(p.numel() for p in network.parameters() if p.requires_grad),
         )
 
-    def _penalty(self, network: nn.Module) -> float:
-        l2_penalty = self.spec.training.l2_penalty
-        if not l2_penalty:
-            return 0.0
-        penalty = l2_penalty * float(squared_weights(network).detach())
-        if not math.isfinite(penalty):
-            raise NonFiniteLoss(f"The penalty after the last epoch is {penalty}.")
-        return penalty
-
-    def _require_batches_that_normalise(self, train_samples: int) -> None:
+    def _require_batches_that_normalise(self, summary: NetworkSummary, train_samples: int) -> None:
         """Refuse a last batch of one sample where batch norm sees one value per channel: it has no variance."""
         batch_size = self.spec.training.batch_size
         if (train_samples % batch_size or batch_size) != 1:
             return
-        for place in self.spec.summary().layers:
-            if place.kind == "batch_norm2d" and place.input_shape[1:] == (1, 1):
+        for place in summary.places():
+            if place.kind.startswith("batch_norm") and math.prod(place.input_shape[1:]) == 1:
                 raise BatchOfOne(
                     f"The last batch of each epoch has one of {train_samples:,} samples, and batch norm (layer "
-                    f"{place.index}) on a 1x1 map cannot normalise it: choose another batch size."
+                    f"{place.loc}) cannot normalise one value per channel: choose another batch size."
                 )
 
     def _say(self, message: str) -> None:
         _send(self.events, Phase(message=message))
+
+
+def _reason_of(error: Exception) -> str:
+    return next((reason for words, reason in _REASONS.items() if words in str(error)), "runner_error")
 
 
 def _obey(commands: Connection, stop: threading.Event) -> None:
@@ -201,6 +188,7 @@ def _prepare_process(task: Assignment) -> None:
     warnings.simplefilter("default")
     # CUDA reads it at its first use, which is in this process.
     os.environ["CUDA_VISIBLE_DEVICES"] = task.gpu or ""  # noqa: TID251
+    prepare_precision(task.spec.training)
     torch.set_num_threads(task.threads)
     # glibc gives large blocks back to the kernel after each step; a step then spends its time in page faults.
     libc = ctypes.CDLL(None)

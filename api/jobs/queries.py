@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, String, cast, func, select, true
+from sqlalchemy import ColumnElement, String, case, cast, func, select, true
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import InstrumentedAttribute, aliased
+from sqlalchemy.orm import aliased
 
 from api.jobs.schemas import EpochView, JobView, LogEntry, MetricsView
 from models.errors import JobNotFinished, JobNotFound, NoResult
@@ -83,17 +83,23 @@ async def _views(session: AsyncSession, jobs: Sequence[Job]) -> list[JobView]:
     moves = await session.scalars(select(Transition).where(Transition.job_id.in_(ids)).order_by(Transition.id))
     for move in moves:
         transitions[move.job_id].append(move)
-    accuracy = func.coalesce(Epoch.validation_accuracy, Epoch.train_accuracy)
-    last_of = await _one_epoch_each(session, ids, Epoch.epoch.desc())
-    best_of = await _one_epoch_each(session, ids, accuracy.desc(), Epoch.epoch)
+    last_of = await _one_epoch_each(session, ids, true(), Epoch.epoch.desc())
+    best_of = await _one_epoch_each(session, ids, Epoch.epoch > 0, *_best_first())
     return [JobView.of(job, transitions[job.id], last_of.get(job.id), best_of.get(job.id)) for job in jobs]
 
 
+def _best_first() -> tuple[ColumnElement[Any], ...]:
+    """Order epochs by accuracy, those of a regression by loss, on the validation split where there is one."""
+    accuracy = func.coalesce(Epoch.validation_accuracy, Epoch.train_accuracy)
+    loss = func.coalesce(Epoch.validation_loss, Epoch.train_loss)
+    return accuracy.desc().nulls_last(), case((accuracy.is_(None), loss)).asc(), Epoch.epoch.asc()
+
+
 async def _one_epoch_each(
-    session: AsyncSession, job_ids: Sequence[UUID], *order: ColumnElement[Any] | InstrumentedAttribute[Any]
+    session: AsyncSession, job_ids: Sequence[UUID], wanted: ColumnElement[bool], *order: ColumnElement[Any]
 ) -> dict[UUID, Epoch]:
-    """Return the first epoch of each job in this order, without sorting all epochs of all jobs."""
-    first = select(Epoch).where(Epoch.job_id == Job.id).order_by(*order).limit(1).lateral()
+    """Return the first wanted epoch of each job in this order, without sorting all epochs of all jobs."""
+    first = select(Epoch).where(Epoch.job_id == Job.id, wanted).order_by(*order).limit(1).lateral()
     epoch = aliased(Epoch, first)
     rows = await session.scalars(select(epoch).select_from(Job).join(first, true()).where(Job.id.in_(job_ids)))
     return {row.job_id: row for row in rows}

@@ -10,12 +10,12 @@ from fastapi import APIRouter, BackgroundTasks, Depends, Header, Path, Query, Re
 from api.jobs import queries
 from api.jobs.schemas import JobPage, JobView, LogView, MetricsView, ValidatedView
 from api.problems import Problem
+from api.recipes.schemas import SubmittedSpec
 from api.services import Services, ServicesDep, SessionDep
 from api.strict_json import StrictRoute
 from models.errors import JobNotFound
 from models.job import Job, Status, notification
 from models.result import Result
-from models.spec import JobSpec
 
 router = APIRouter(tags=["jobs"], route_class=StrictRoute, responses={503: {"model": Problem}})
 
@@ -43,7 +43,7 @@ _NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": Problem}}
 
 @router.post("/jobs", status_code=201, responses=_BAD_SPEC)
 async def submit_job(
-    spec: JobSpec, session: SessionDep, services: ServicesDep, background: BackgroundTasks, response: Response
+    spec: SubmittedSpec, session: SessionDep, services: ServicesDep, background: BackgroundTasks, response: Response
 ) -> JobView:
     """Store a job and wake a worker; the answer carries its id, in the body and in `Location`."""
     job = Job.submit(spec.resolved().as_json())
@@ -55,10 +55,9 @@ async def submit_job(
 
 
 @router.post("/jobs:validate", responses=_BAD_SPEC)
-async def validate_job(spec: JobSpec) -> ValidatedView:
+async def validate_job(spec: SubmittedSpec) -> ValidatedView:
     """Fill in every default and count the network's parameters and MACs; nothing is stored."""
-    resolved = spec.resolved()
-    return ValidatedView.of(resolved.as_json(), spec.dataset.input_shape, resolved.summary())
+    return ValidatedView.of(spec.resolved())
 
 
 @router.get("/jobs", responses={422: {"model": Problem}})
@@ -88,11 +87,14 @@ async def get_job(job_id: JobId, session: SessionDep) -> JobView:
 async def get_metrics(
     job_id: JobId,
     services: ServicesDep,
-    after: Annotated[int, Query(ge=0, le=_MAX_EPOCH)] = 0,
+    after: Annotated[int, Query(ge=-1, le=_MAX_EPOCH)] = -1,
     wait: Annotated[float, Query(ge=0, le=MAX_WAIT_SECONDS, allow_inf_nan=False)] = 0,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """Show the epochs after `after`; with `wait`, hold the answer up to that many seconds until there is news."""
+    """Show the epochs after `after`; with `wait`, hold the answer up to that many seconds until there is news.
+
+    Epoch 0, where there is one, is the untrained network: it comes after -1.
+    """
     view = await _metrics_when_new(services, job_id, after, wait)
     body = view.model_dump_json().encode()
     etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'

@@ -8,15 +8,20 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from models.job import FINAL, LIVE, Epoch, Job, Status, Transition
-from models.network import NetworkSummary
+from models.network import LayerSummary
+from models.spec import JobSpec
 
 
 class EpochView(BaseModel):
-    """One finished epoch; losses are means over samples without the penalty, accuracies are fractions."""
+    """One finished epoch; losses are means over samples without the penalty, accuracies are fractions.
+
+    Epoch 0 is the untrained network, where the spec asks for it. A regression has no accuracies; its loss is the mean
+    squared error on the scale that the network learns.
+    """
 
     epoch: int
     train_loss: float
-    train_accuracy: float
+    train_accuracy: float | None
     validation_loss: float | None
     validation_accuracy: float | None
     learning_rate: float
@@ -66,7 +71,7 @@ class JobView(BaseModel):
 
     @classmethod
     def of(cls, job: Job, transitions: Sequence[Transition], last: Epoch | None, best: Epoch | None) -> "JobView":
-        """Show a job with its transitions in order, its last epoch, and its best one by validation accuracy."""
+        """Show a job with its transitions in order, its last epoch and its best trained one."""
         status = Status(job.status)
         started = next((move.at for move in transitions if move.to_status in LIVE), None)
         return cls(
@@ -120,7 +125,10 @@ class LogView(BaseModel):
 
 
 class LayerView(BaseModel):
-    """One layer; shapes are per sample, without the batch."""
+    """One layer; shapes are per sample, without the batch; parameters once, MACs of all applications.
+
+    `applied` says how often the one module is applied; `layers` are those inside a residual block.
+    """
 
     layer: int
     kind: str
@@ -128,39 +136,48 @@ class LayerView(BaseModel):
     output_shape: list[int]
     parameters: int
     macs: int
+    applied: int
+    layers: list["LayerView"]
+
+    @classmethod
+    def of(cls, place: LayerSummary) -> "LayerView":
+        """Show a layer in its place."""
+        return cls(
+            layer=place.index,
+            kind=place.kind,
+            input_shape=list(place.input_shape),
+            output_shape=list(place.output_shape),
+            parameters=place.parameters,
+            macs=place.macs,
+            applied=place.applied,
+            layers=[cls.of(inner) for inner in place.layers],
+        )
 
 
 class ValidatedView(BaseModel):
-    """A spec with every default filled in, and what its network costs per sample."""
+    """A spec with every default filled in, and what its network costs per sample.
+
+    The counts of a `torchvision` network are null: they are known when a worker has built it, and stand in the result.
+    """
 
     spec: dict[str, Any]
     layers: list[LayerView]
     input_shape: list[int]
     output_shape: list[int]
-    parameters: int
-    macs_per_sample: int
-    flops_per_sample: int
+    parameters: int | None
+    macs_per_sample: int | None
+    flops_per_sample: int | None
 
     @classmethod
-    def of(cls, spec: dict[str, Any], input_shape: Sequence[int], summary: NetworkSummary) -> "ValidatedView":
+    def of(cls, spec: JobSpec) -> "ValidatedView":
         """Show a resolved spec and its network."""
-        layers = [
-            LayerView(
-                layer=place.index,
-                kind=place.kind,
-                input_shape=list(place.input_shape),
-                output_shape=list(place.output_shape),
-                parameters=place.parameters,
-                macs=place.macs,
-            )
-            for place in summary.layers
-        ]
+        summary = spec.summary()
         return cls(
-            spec=spec,
-            layers=layers,
-            input_shape=list(input_shape),
-            output_shape=list(summary.output_shape),
-            parameters=summary.parameters,
-            macs_per_sample=summary.macs,
-            flops_per_sample=2 * summary.macs,
+            spec=spec.as_json(),
+            layers=[LayerView.of(place) for place in summary.layers] if summary else [],
+            input_shape=list(spec.dataset.input_shape),
+            output_shape=[spec.dataset.outputs],
+            parameters=summary.parameters if summary else None,
+            macs_per_sample=summary.macs if summary else None,
+            flops_per_sample=2 * summary.macs if summary else None,
         )

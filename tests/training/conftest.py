@@ -1,6 +1,7 @@
-"""What the tests of the training share: job specs, and small splits of pictures that a network can learn."""
+"""What the tests of the training share: job specs, states, and small splits that a network can learn."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from models.datasets import DATASETS
 from models.spec import JobSpec
 from worker.training.data import DeviceSplit
+from worker.training.state import TrainState
 
 Shape = tuple[int, int, int]
 
@@ -36,23 +38,46 @@ def pictures() -> Callable[..., DeviceSplit]:
 
 
 @pytest.fixture(scope="session")
+def rows() -> Callable[..., DeviceSplit]:
+    """Make a split of so many rows of four columns, and a target that follows from them but for a little noise."""
+
+    def make(samples: int, *, seed: int = 0) -> DeviceSplit:
+        noise = np.random.default_rng(seed)
+        columns = noise.normal(size=(samples, 4)).astype(np.float32)
+        target = np.tanh(columns @ np.array([0.5, -1.0, 0.25, 0.0])) + 0.05 * noise.normal(size=samples)
+        return DeviceSplit(columns, target.astype(np.float32), device=torch.device("cpu"))
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def job() -> Callable[..., JobSpec]:
     """Make a resolved spec with seed 7; what is named beyond the network is a field of its training."""
 
     def make(
         network: dict[str, Any],
         *,
-        dataset: str = "digits",
+        dataset: str | dict[str, Any] = "digits",
         learning_rate: float = 0.05,
-        optimizer: dict[str, float] | None = None,
+        optimizer: dict[str, Any] | None = None,
         **training: Any,
     ) -> JobSpec:
         optimizer = {"learning_rate": learning_rate} | (optimizer or {})
         spec = {
-            "dataset": {"name": dataset},
+            "dataset": {"name": dataset} if isinstance(dataset, str) else dataset,
             "network": network,
             "training": {"seed": 7, "optimizer": optimizer} | training,
         }
         return JobSpec.model_validate(spec).resolved()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def fresh() -> Callable[[JobSpec], TrainState]:
+    """Make the state in which the training of a spec begins, on the CPU; no file of weights is there."""
+
+    def make(spec: JobSpec) -> TrainState:
+        return TrainState.fresh(spec, torch.device("cpu"), weights=Path("no-weights"))
 
     return make

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from models.result import Latency
-from worker.networks import build
+from models.spec import JobSpec
 from worker.training.data import DeviceSplit
 from worker.training.latency import _quantile, measure_latency
+from worker.training.state import TrainState
 
 MakeSplit = Callable[..., DeviceSplit]
 
@@ -31,38 +32,56 @@ class Watched(nn.Module):
 
 
 @pytest.fixture
-def network(job: Callable[..., Any]) -> Watched:
-    spec = job({"name": "cnn", "channels": [16, 16], "batch_norm": True, "dropout2d": 0.3})
-    return Watched(build(spec.network.layer_list(10), (1, 8, 8))).train()
+def state(job: Callable[..., JobSpec], fresh: Callable[[JobSpec], TrainState]) -> TrainState:
+    state = fresh(job({"name": "cnn", "channels": [16, 16], "batch_norm": True, "dropout2d": 0.3}))
+    state.network = Watched(state.network).train()
+    return state
+
+
+def passes_of(state: TrainState) -> list[tuple[int, bool, bool]]:
+    assert isinstance(state.network, Watched)
+    return state.network.seen
 
 
 @pytest.mark.parametrize("samples", [250, 3])
 def test_every_timed_pass_is_in_eval_mode_without_gradients_on_a_full_batch(
-    network: Watched, pictures: MakeSplit, samples: int
+    state: TrainState, pictures: MakeSplit, samples: int
 ) -> None:
-    latency = measure_latency(network, pictures(samples))
-    assert all(in_eval_mode and not with_gradients for _, in_eval_mode, with_gradients in network.seen)
+    latency = measure_latency(state, pictures(samples))
+    seen = passes_of(state)
+    assert all(in_eval_mode and not with_gradients for _, in_eval_mode, with_gradients in seen)
     for measured, batch_size in ((latency.batch_1, 1), (latency.batch_100, 100)):
-        passes = sum(size == batch_size for size, _, _ in network.seen)
+        passes = sum(size == batch_size for size, _, _ in seen)
         assert measured.batch_size == batch_size
         assert 1 <= measured.runs < passes, "warm-up comes first and is not counted"
-    assert {size for size, _, _ in network.seen} == {1, 100}
+    assert {size for size, _, _ in seen} == {1, 100}
 
 
-def test_seconds_are_per_sample_and_the_slow_passes_are_in_the_p95(network: Watched, pictures: MakeSplit) -> None:
-    latency = measure_latency(network, pictures(100))
+@pytest.mark.parametrize("fitting", [1, 37])
+def test_a_hundred_samples_that_do_not_fit_are_fewer_and_it_says_so(
+    state: TrainState, pictures: MakeSplit, fitting: int
+) -> None:
+    state.evaluation_batch = fitting
+    latency = measure_latency(state, pictures(250))
+    assert (latency.batch_1.batch_size, latency.batch_100.batch_size) == (1, fitting)
+    assert {size for size, _, _ in passes_of(state)} == {1, fitting}
+
+
+def test_seconds_are_per_sample_and_the_slow_passes_are_in_the_p95(state: TrainState, pictures: MakeSplit) -> None:
+    latency = measure_latency(state, pictures(100))
     for measured in (latency.batch_1, latency.batch_100):
         assert 0 < measured.median_seconds_per_sample <= measured.p95_seconds_per_sample < 10
     assert latency.batch_100.median_seconds_per_sample < 100 * latency.batch_1.median_seconds_per_sample
 
 
-def test_a_slow_network_is_timed_in_the_right_unit(pictures: MakeSplit) -> None:
+def test_a_slow_network_is_timed_in_the_right_unit(state: TrainState, pictures: MakeSplit) -> None:
     class Slow(nn.Module):
         def forward(self, inputs: Tensor) -> Tensor:
             time.sleep(0.005)
             return inputs
 
-    latency = measure_latency(Slow(), pictures(100))
+    state.network = Slow()
+    latency = measure_latency(state, pictures(100))
 
     def seconds_per_pass(measured: Latency) -> float:
         return measured.median_seconds_per_sample * measured.batch_size

@@ -15,8 +15,8 @@ from worker.training.state import TrainState
 
 MakeSplit = Callable[..., DeviceSplit]
 MakeJob = Callable[..., JobSpec]
+Fresh = Callable[[JobSpec], TrainState]
 
-CPU = torch.device("cpu")
 LINEAR: dict[str, Any] = {
     "name": "sequential",
     "layers": [{"kind": "flatten"}, {"kind": "linear", "out_features": 10}],
@@ -36,10 +36,12 @@ def gradients_at(weights: Sequence[Tensor], inputs: Tensor, labels: Tensor) -> l
     return [weight.grad, bias.grad]
 
 
-def test_a_penalty_is_reported_apart_and_moves_the_weights_by_its_formula(pictures: MakeSplit, job: MakeJob) -> None:
+def test_a_penalty_is_reported_apart_and_moves_the_weights_by_its_formula(
+    pictures: MakeSplit, job: MakeJob, fresh: Fresh
+) -> None:
     train = pictures(20)
     spec = job(LINEAR, epochs=1, batch_size=20, l2_penalty=0.03)
-    state = TrainState.fresh(spec, CPU)
+    state = fresh(spec)
     before = weights_of(state)
     inputs, labels = train.batch(slice(None))
     gradients = gradients_at(before, inputs, labels)
@@ -55,12 +57,12 @@ def test_a_penalty_is_reported_apart_and_moves_the_weights_by_its_formula(pictur
         torch.testing.assert_close(after, weight - 0.05 * (gradient + 2 * 0.03 * weight), atol=1e-6, rtol=0)
 
 
-def test_a_penalty_is_a_mean_over_samples_too(pictures: MakeSplit, job: MakeJob) -> None:
+def test_a_penalty_is_a_mean_over_samples_too(pictures: MakeSplit, job: MakeJob, fresh: Fresh) -> None:
     train = pictures(9)
     spec = job(LINEAR, epochs=1, batch_size=8, l2_penalty=1.0, learning_rate=0.2)
-    state = TrainState.fresh(spec, CPU)
+    state = fresh(spec)
     initial = squared_weights(state.network).item()
-    one_step = TrainState.fresh(spec, CPU)
+    one_step = fresh(spec)
     order = torch.randperm(9, generator=torch.Generator().manual_seed(7))
     inputs, labels = train.batch(order[:8])
     (functional.cross_entropy(one_step.network(inputs), labels) + squared_weights(one_step.network)).backward()
@@ -72,11 +74,11 @@ def test_a_penalty_is_a_mean_over_samples_too(pictures: MakeSplit, job: MakeJob)
     assert abs(penalty - (initial + second) / 2) > 0.1
 
 
-def test_weight_decay_and_momentum_are_those_of_torch(pictures: MakeSplit, job: MakeJob) -> None:
+def test_weight_decay_and_momentum_are_those_of_torch(pictures: MakeSplit, job: MakeJob, fresh: Fresh) -> None:
     train = pictures(20)
     optimizer = {"momentum": 0.9, "weight_decay": 0.1}
     spec = job(LINEAR, epochs=2, batch_size=20, optimizer=optimizer)
-    state = TrainState.fresh(spec, CPU)
+    state = fresh(spec)
     weights = weights_of(state)
     inputs, labels = train.batch(slice(None))
     velocity = [torch.zeros_like(weight) for weight in weights]
@@ -93,8 +95,149 @@ def test_weight_decay_and_momentum_are_those_of_torch(pictures: MakeSplit, job: 
 @pytest.mark.parametrize(
     "network", [{"name": "lenet", "batch_norm": True}, {"name": "cnn", "batch_norm": True}, {"name": "mlp"}]
 )
-def test_the_optimiser_holds_exactly_the_parameters_of_the_network(job: MakeJob, network: dict[str, Any]) -> None:
-    state = TrainState.fresh(job(network, dataset="cifar10"), CPU)
+def test_the_optimiser_holds_exactly_the_parameters_of_the_network(
+    job: MakeJob, fresh: Fresh, network: dict[str, Any]
+) -> None:
+    state = fresh(job(network, dataset="cifar10"))
     held = [id(parameter) for group in state.optimizer.param_groups for parameter in group["params"]]
     assert sorted(held) == sorted(id(parameter) for parameter in state.network.parameters())
     assert all(parameter.requires_grad for parameter in state.network.parameters())
+
+
+def by_hand(
+    state: TrainState, train: DeviceSplit, steps: int, update: Callable[[int, int, Tensor, Tensor], Tensor]
+) -> list[Tensor]:
+    """Return the weights after full-batch steps of `update(parameter, step, weight, gradient)`."""
+    weights = weights_of(state)
+    inputs, labels = train.batch(slice(None))
+    for step in range(1, steps + 1):
+        gradients = gradients_at(weights, inputs, labels)
+        pairs = zip(weights, gradients, strict=True)
+        weights = [update(index, step, weight, gradient) for index, (weight, gradient) in enumerate(pairs)]
+    return weights
+
+
+def nesterov() -> Callable[[int, int, Tensor, Tensor], Tensor]:
+    velocity: dict[int, Tensor] = {}
+
+    def update(index: int, step: int, weight: Tensor, gradient: Tensor) -> Tensor:
+        gradient = gradient + 0.1 * weight
+        velocity[index] = gradient if step == 1 else 0.9 * velocity[index] + gradient
+        return weight - 0.05 * (gradient + 0.9 * velocity[index])
+
+    return update
+
+
+def adam(*, decoupled: bool) -> Callable[[int, int, Tensor, Tensor], Tensor]:
+    first: dict[int, Tensor] = {}
+    second: dict[int, Tensor] = {}
+
+    def update(index: int, step: int, weight: Tensor, gradient: Tensor) -> Tensor:
+        if decoupled:
+            weight = weight - 0.05 * 0.1 * weight
+        else:
+            gradient = gradient + 0.1 * weight
+        first[index] = 0.8 * first.get(index, torch.zeros(())) + 0.2 * gradient
+        second[index] = 0.9 * second.get(index, torch.zeros(())) + 0.1 * gradient.square()
+        mean, variance = first[index] / (1 - 0.8**step), second[index] / (1 - 0.9**step)
+        return weight - 0.05 * mean / (variance.sqrt() + 1e-3)
+
+    return update
+
+
+def rmsprop() -> Callable[[int, int, Tensor, Tensor], Tensor]:
+    squares: dict[int, Tensor] = {}
+    velocity: dict[int, Tensor] = {}
+
+    def update(index: int, step: int, weight: Tensor, gradient: Tensor) -> Tensor:
+        gradient = gradient + 0.1 * weight
+        squares[index] = 0.8 * squares.get(index, torch.zeros(())) + 0.2 * gradient.square()
+        velocity[index] = 0.9 * velocity.get(index, torch.zeros(())) + gradient / (squares[index].sqrt() + 1e-3)
+        return weight - 0.05 * velocity[index]
+
+    return update
+
+
+BETAS = {"beta1": 0.8, "beta2": 0.9, "epsilon": 1e-3}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "update"),
+    [
+        ({"name": "sgd", "momentum": 0.9, "nesterov": True}, nesterov()),
+        ({"name": "adam"} | BETAS, adam(decoupled=False)),
+        ({"name": "adamw"} | BETAS, adam(decoupled=True)),
+        ({"name": "rmsprop", "smoothing": 0.8, "momentum": 0.9, "epsilon": 1e-3}, rmsprop()),
+    ],
+    ids=lambda value: value["name"] if isinstance(value, dict) else "",
+)
+def test_every_optimiser_makes_the_steps_of_its_formula(
+    pictures: MakeSplit,
+    job: MakeJob,
+    fresh: Fresh,
+    optimizer: dict[str, Any],
+    update: Callable[[int, int, Tensor, Tensor], Tensor],
+) -> None:
+    train = pictures(20)
+    spec = job(LINEAR, epochs=3, batch_size=20, optimizer=optimizer | {"weight_decay": 0.1})
+    state = fresh(spec)
+    expected = by_hand(state, train, 3, update)
+    list(fit(state, spec.training, train, None))
+    for after, weight in zip(weights_of(state), expected, strict=True):
+        torch.testing.assert_close(after, weight, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "rmsprop"])
+def test_the_defaults_are_those_of_torch(job: MakeJob, fresh: Fresh, name: str) -> None:
+    spec = JobSpec.model_validate(
+        {
+            "dataset": {"name": "digits"},
+            "network": LINEAR,
+            "training": {"optimizer": {"name": name} | ({"learning_rate": 0.001} if name == "sgd" else {})},
+        }
+    ).resolved()
+    kinds = {
+        "sgd": torch.optim.SGD,
+        "adam": torch.optim.Adam,
+        "adamw": torch.optim.AdamW,
+        "rmsprop": torch.optim.RMSprop,
+    }
+    state = fresh(spec)
+    assert type(state.optimizer) is kinds[name]
+    assert state.optimizer.defaults == kinds[name](state.network.parameters()).defaults
+
+
+def test_labels_are_smoothed_in_what_is_minimised_and_not_in_what_is_reported(
+    pictures: MakeSplit, job: MakeJob, fresh: Fresh
+) -> None:
+    train = pictures(20)
+    spec = job(LINEAR, epochs=1, batch_size=20, label_smoothing=0.2)
+    state = fresh(spec)
+    weight, bias = (tensor.requires_grad_() for tensor in weights_of(state))
+    inputs, labels = train.batch(slice(None))
+    log_probabilities = (inputs.flatten(1) @ weight.T + bias).log_softmax(1)
+    wanted = 0.8 * functional.one_hot(labels, 10) + 0.2 / 10
+    (-(wanted * log_probabilities).sum(1).mean()).backward()
+    plain = functional.nll_loss(log_probabilities.detach(), labels).item()
+
+    loss, _, _ = train_one_epoch(state, spec.training, train, epoch=1)
+    assert loss == pytest.approx(plain, abs=1e-6)
+    for after, before in zip(weights_of(state), (weight, bias), strict=True):
+        assert before.grad is not None
+        torch.testing.assert_close(after, before.detach() - 0.05 * before.grad, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("share", [0.5, 2.0])
+def test_gradients_longer_than_the_norm_are_scaled_down_to_it_all_together(
+    pictures: MakeSplit, job: MakeJob, fresh: Fresh, share: float
+) -> None:
+    train = pictures(20)
+    inputs, labels = train.batch(slice(None))
+    before = weights_of(fresh(job(LINEAR)))
+    gradients = gradients_at(before, inputs, labels)
+    length = float(sum(gradient.square().sum() for gradient in gradients) ** 0.5)
+    spec = job(LINEAR, epochs=1, batch_size=20, gradient_clip_norm=share * length)
+    state = fresh(spec)
+    train_one_epoch(state, spec.training, train, epoch=1)
+    for after, weight, gradient in zip(weights_of(state), before, gradients, strict=True):
+        torch.testing.assert_close(after, weight - 0.05 * min(1.0, share) * gradient, atol=1e-6, rtol=0)

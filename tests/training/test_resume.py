@@ -27,8 +27,8 @@ from worker.training.state import TrainState
 
 MakeSplit = Callable[..., DeviceSplit]
 MakeJob = Callable[..., JobSpec]
+Fresh = Callable[[JobSpec], TrainState]
 
-CPU = torch.device("cpu")
 EPOCHS = 5
 NETWORK: dict[str, Any] = {
     "name": "sequential",
@@ -55,22 +55,25 @@ class Workplace:
     train: DeviceSplit
     validation: DeviceSplit
     artifacts: Path
+    fresh: Fresh
 
     def train_to(self, state: TrainState, epoch: int, *, attempt: int) -> list[SavedCheckpoint]:
-        """Train on to the end of `epoch`, with a checkpoint after each, and leave; the newest comes first."""
+        """Train on to the end of `epoch`, with a checkpoint after each; the newest comes first.
+
+        The iteration is left there, but ends by itself after the last epoch.
+        """
         saved: list[SavedCheckpoint] = []
-        if len(state.history) < epoch:
-            for metrics in fit(state, self.spec.training, self.train, self.validation):
-                saved.append(checkpoints.save(self.artifacts, state.state_dict(), attempt=attempt, epoch=metrics.epoch))
-                if metrics.epoch == epoch:
-                    break
+        for metrics in fit(state, self.spec.training, self.train, self.validation):
+            saved.append(checkpoints.save(self.artifacts, state.state_dict(), attempt=attempt, epoch=metrics.epoch))
+            if metrics.epoch == epoch < EPOCHS:
+                break
         return saved[::-1]
 
     def resume(self, candidates: list[SavedCheckpoint]) -> TrainState:
         """Begin as another process would, with other random numbers drawn before, and take over what is on disk."""
         torch.manual_seed(random.randrange(2**32))
         torch.rand(1_000)
-        state = TrainState.fresh(self.spec, CPU)
+        state = self.fresh(self.spec)
         torch.rand(17)
         found = checkpoints.load_newest(self.artifacts, candidates)
         assert found is not None
@@ -79,15 +82,31 @@ class Workplace:
         return state
 
 
-@pytest.fixture(scope="module")
-def spec(job: MakeJob) -> JobSpec:
-    optimizer = {"momentum": 0.9, "weight_decay": 1e-4}
-    return job(NETWORK, epochs=EPOCHS, batch_size=24, l2_penalty=1e-4, optimizer=optimizer)
+PLAIN: dict[str, Any] = {"optimizer": {"momentum": 0.9, "weight_decay": 1e-4}, "l2_penalty": 1e-4}
+EVERYTHING: dict[str, Any] = {
+    "optimizer": {"name": "adam", "learning_rate": 0.01},
+    "schedule": {"name": "one_cycle"},
+    "precision": "float16",
+    "label_smoothing": 0.1,
+    "gradient_clip_norm": 0.5,
+    "early_stopping": {"metric": "train_loss", "patience": 10, "min_delta": 0.05},
+    "augmentation": {
+        "random_crop": {"padding": 1},
+        "horizontal_flip": 0.5,
+        "color_jitter": {"brightness": 0.2, "contrast": 0.2},
+        "cutout": {"size": 3},
+    },
+}
+
+
+@pytest.fixture(scope="module", params=[PLAIN, EVERYTHING], ids=["plain", "everything"])
+def spec(request: pytest.FixtureRequest, job: MakeJob) -> JobSpec:
+    return job(NETWORK, epochs=EPOCHS, batch_size=24, **request.param)
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, pictures: MakeSplit, spec: JobSpec) -> Workplace:
-    return Workplace(spec, pictures(100), pictures(30, seed=1), tmp_path / "artifacts")
+def workplace(tmp_path: Path, pictures: MakeSplit, spec: JobSpec, fresh: Fresh) -> Workplace:
+    return Workplace(spec, pictures(100), pictures(30, seed=1), tmp_path / "artifacts", fresh)
 
 
 def plain(state: TrainState) -> dict[str, Any]:
@@ -107,29 +126,51 @@ def plain(state: TrainState) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def unbroken(pictures: MakeSplit, spec: JobSpec) -> dict[str, Any]:
-    state = TrainState.fresh(spec, CPU)
+def unbroken(pictures: MakeSplit, spec: JobSpec, fresh: Fresh) -> dict[str, Any]:
+    state = fresh(spec)
     assert len(list(fit(state, spec.training, pictures(100), pictures(30, seed=1)))) == EPOCHS
     return plain(state)
 
 
+@pytest.mark.parametrize("spec", [PLAIN], indirect=True)
 def test_what_is_compared_covers_weights_momentum_statistics_generators_and_history(
     unbroken: dict[str, Any],
 ) -> None:
-    assert set(unbroken) == {"network", "optimizer", "generators", "history"}
+    assert set(unbroken) == {
+        "network",
+        "optimizer",
+        "scaler",
+        "generators",
+        "history",
+        "best",
+        "stopped_early",
+    }
     assert {"0.weight", "0.bias", "1.running_mean", "1.running_var", "9.weight"} <= set(unbroken["network"])
     assert all("momentum_buffer" in buffers for buffers in unbroken["optimizer"]["state"].values())
     assert len(unbroken["optimizer"]["state"]) == 8
-    assert set(unbroken["generators"]) == {"sampler", "cpu"}
+    assert set(unbroken["generators"]) == {"sampler", "cpu", "augmenter_cpu"}
     assert [metrics["epoch"] for metrics in unbroken["history"]] == [1, 2, 3, 4, 5]
     assert len({metrics["train_loss"] for metrics in unbroken["history"]}) == EPOCHS
+
+
+@pytest.mark.parametrize("spec", [EVERYTHING], indirect=True)
+def test_what_is_compared_covers_moments_loss_scaling_draws_and_the_best_epoch(
+    unbroken: dict[str, Any], spec: JobSpec, fresh: Fresh
+) -> None:
+    assert all({"step", "exp_avg", "exp_avg_sq"} == set(buffers) for buffers in unbroken["optimizer"]["state"].values())
+    untouched = plain(fresh(spec))
+    assert unbroken["scaler"] != untouched["scaler"]
+    assert unbroken["generators"]["augmenter_cpu"] != untouched["generators"]["augmenter_cpu"]
+    assert 1 < unbroken["best"]["epoch"] < EPOCHS
+    assert unbroken["network"] == unbroken["best"]["weights"]
+    assert len({metrics["learning_rate"] for metrics in unbroken["history"]}) == EPOCHS
 
 
 @pytest.mark.parametrize("stop", range(1, EPOCHS + 1))
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(
     workplace: Workplace, unbroken: dict[str, Any], stop: int
 ) -> None:
-    saved = workplace.train_to(TrainState.fresh(workplace.spec, CPU), stop, attempt=1)
+    saved = workplace.train_to(workplace.fresh(workplace.spec), stop, attempt=1)
     state = workplace.resume(saved)
     workplace.train_to(state, EPOCHS, attempt=2)
     assert plain(state) == unbroken
@@ -138,9 +179,10 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
 def test_a_run_that_was_stopped_after_every_epoch_ends_as_one_that_was_not(
     workplace: Workplace, unbroken: dict[str, Any]
 ) -> None:
-    state = TrainState.fresh(workplace.spec, CPU)
+    state = workplace.fresh(workplace.spec)
     for epoch in range(1, EPOCHS + 1):
         state = workplace.resume(workplace.train_to(state, epoch, attempt=epoch))
+    workplace.train_to(state, EPOCHS, attempt=EPOCHS + 1)
     assert plain(state) == unbroken
 
 
@@ -161,7 +203,7 @@ def test_a_newest_checkpoint_that_cannot_be_trusted_is_passed_over_for_the_one_b
     harm: Callable[[Path], None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    saved = workplace.train_to(TrainState.fresh(workplace.spec, CPU), 4, attempt=1)
+    saved = workplace.train_to(workplace.fresh(workplace.spec), 4, attempt=1)
     harm(workplace.artifacts / saved[0].file)
     state = workplace.resume(saved)
     assert len(state.history) == 3
@@ -172,7 +214,7 @@ def test_a_newest_checkpoint_that_cannot_be_trusted_is_passed_over_for_the_one_b
 
 def test_without_a_checkpoint_that_can_be_trusted_a_job_begins_anew(workplace: Workplace) -> None:
     assert checkpoints.load_newest(workplace.artifacts, []) is None
-    saved = workplace.train_to(TrainState.fresh(workplace.spec, CPU), 2, attempt=1)
+    saved = workplace.train_to(workplace.fresh(workplace.spec), 2, attempt=1)
     for checkpoint in saved:
         truncate(workplace.artifacts / checkpoint.file)
     assert checkpoints.load_newest(workplace.artifacts, saved) is None
@@ -204,7 +246,7 @@ def test_the_next_attempt_removes_what_was_never_recorded_or_never_finished(tmp_
 
 def test_after_a_takeover_the_checkpoint_that_was_used_is_still_there(workplace: Workplace) -> None:
     # The newest recorded checkpoint is damaged: the second attempt goes on from the one before and writes it anew.
-    recorded = workplace.train_to(TrainState.fresh(workplace.spec, CPU), 3, attempt=1)[:2]
+    recorded = workplace.train_to(workplace.fresh(workplace.spec), 3, attempt=1)[:2]
     damage(workplace.artifacts / recorded[0].file)
     kept = KeptCheckpoints(workplace.artifacts, recorded, attempt=2)
     (newest,) = workplace.train_to(workplace.resume(recorded), 3, attempt=2)

@@ -14,11 +14,32 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from models.dataset_spec import NamedDataset
+from models.datasets import DatasetName
 from models.errors import InvalidData
-from worker.datasets import ImageData, load
+from worker.datasets.image_data import ImageData
+from worker.datasets.loading import load_images
 
 REPOSITORY = Path(__file__).parents[2]
-PARTS = ("train_images", "train_labels", "test_images", "test_labels")
+PARTS = ("train_images", "train_labels", "train_digests", "test_images", "test_labels", "test_digests")
+
+
+def load(name: DatasetName, *, root: Path, resize: int | None = None, **options: Any) -> ImageData:
+    return load_images(NamedDataset(name=name, resize=resize), root=root, **options)
+
+
+# What the scripts of other processes begin with.
+PREPARED = """
+import sys, time
+from pathlib import Path
+from models.dataset_spec import NamedDataset
+from worker.datasets.loading import load_images
+
+root = Path(sys.argv[1])
+
+def load(name, root, resize=None, **options):
+    return load_images(NamedDataset(name=name, resize=resize), root=root, **options)
+"""
 
 
 @pytest.fixture
@@ -49,7 +70,7 @@ def start(script: str, root: Path) -> subprocess.Popen[str]:
     command = [
         sys.executable,
         "-c",
-        f"import sys, time\nfrom pathlib import Path\nroot = Path(sys.argv[1])\n{script}",
+        f"{PREPARED}{script}",
         str(root),
     ]
     return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
@@ -68,8 +89,7 @@ def test_a_cached_data_set_is_opened_with_numpy_alone(root: Path) -> None:
     open_or_build(root)
     load("digits", resize=32, root=root)
     script = """
-from worker.datasets import load
-assert len(load("mnist", resize=None, root=root).train.labels) == 60
+assert len(load("mnist", root=root).train.labels) == 60
 assert len(load("digits", resize=32, root=root).train.labels) == 1437
 print(sorted({"PIL", "torch", "torchvision", "sklearn", "scipy"} & set(sys.modules)))
 """
@@ -79,14 +99,13 @@ print(sorted({"PIL", "torch", "torchvision", "sklearn", "scipy"} & set(sys.modul
 
 def test_four_processes_at_once_decode_once(root: Path) -> None:
     script = """
-from worker.datasets import load
 calls = []
 print("ready", flush=True)
 sys.stdin.readline()
 def slowly(done, total):
     calls.append(done)
     time.sleep(0.5)
-data = load("mnist", resize=None, root=root, progress=slowly)
+data = load("mnist", root=root, progress=slowly)
 print(len(calls), data.checksum, int(data.train.images.sum()), flush=True)
 """
     processes = [start(script, root) for _ in range(4)]
@@ -133,7 +152,7 @@ def test_a_changed_source_is_decoded_again_and_the_older_cache_goes(root: Path, 
 
 def test_a_source_that_changes_while_it_is_read_is_refused(root: Path) -> None:
     with pytest.raises(InvalidData, match=r"mnist was changed while it was read: start the job again when all files"):
-        load("mnist", resize=None, root=root, progress=lambda *_: add_an_image(root / "mnist"))
+        load("mnist", root=root, progress=lambda *_: add_an_image(root / "mnist"))
     assert not entries(root)
 
 
@@ -217,22 +236,20 @@ def kill(process: subprocess.Popen[str], awaited: str) -> None:
 
 def test_a_kill_while_decoding_leaves_no_cache_and_no_lock(root: Path) -> None:
     script = """
-from worker.datasets import load
 def stall(done, total):
     print("decoding", flush=True)
     time.sleep(60)
-load("mnist", resize=None, root=root, progress=stall)
+load("mnist", root=root, progress=stall)
 """
     kill(start(script, root), "decoding")
     assert not entries(root)
     assert open_or_build(root)[1]
 
 
-@pytest.mark.parametrize("writes", range(1, 8))
+@pytest.mark.parametrize("writes", range(1, 10))
 def test_a_kill_while_writing_leaves_no_cache_that_is_taken_for_good(root: Path, writes: int) -> None:
     script = f"""
 import os
-from worker.datasets import load
 fsync, done = os.fsync, []
 def stall(descriptor):
     done.append(descriptor)
@@ -241,13 +258,13 @@ def stall(descriptor):
         time.sleep(60)
     fsync(descriptor)
 os.fsync = stall
-load("mnist", resize=None, root=root)
+load("mnist", root=root)
 """
     kill(start(script, root), "writing")
     (left,) = entries(root)
-    # Four arrays, the description and their directory are synced before the rename, the parent directory after it.
-    assert left.name.startswith(".tmp-mnist-") == (writes < 7)
+    # Six arrays, the description and their directory are synced before the rename, the parent directory after it.
+    assert left.name.startswith(".tmp-mnist-") == (writes < 9)
     data, decoded = open_or_build(root)
-    assert decoded == (writes < 7)
+    assert decoded == (writes < 9)
     assert data.train.images.shape == (60, 1, 28, 28)
     assert [entry.name.startswith("mnist-") for entry in entries(root)] == [True]

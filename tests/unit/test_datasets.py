@@ -11,11 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from models.dataset_spec import NamedDataset
 from models.datasets import DATASETS, DatasetName
 from models.errors import InvalidData
-from worker.datasets import ImageData, load
+from worker.datasets.image_data import ImageData
+from worker.datasets.loading import load_images
 
 JPEG_ARCHIVE = Path(__file__).parents[3] / "shared" / "data" / "cifar10-jpeg.tar.xz"
+
+
+def load(name: DatasetName, *, root: Path, resize: int | None = None, **options: Any) -> ImageData:
+    return load_images(NamedDataset(name=name, resize=resize), root=root, **options)
 
 
 def plant(
@@ -45,8 +51,7 @@ def refusal_of(name: DatasetName, root: Path, resize: int | None = None) -> str:
 
 def test_a_tree_is_read_in_the_order_of_the_classes_and_of_the_file_names(tmp_path: Path) -> None:
     pixels = plant(tmp_path, "cifar10", per_class=3)
-    data = load("cifar10", resize=None, root=tmp_path)
-    assert data.classes == DATASETS["cifar10"].classes
+    data = load("cifar10", root=tmp_path)
     for split, expected in ((data.train, pixels["train"]), (data.test, pixels["test"])):
         assert split.images.dtype == np.uint8
         assert split.labels.dtype == np.int64
@@ -56,7 +61,7 @@ def test_a_tree_is_read_in_the_order_of_the_classes_and_of_the_file_names(tmp_pa
 
 def test_grey_images_have_one_channel_and_the_arrays_cannot_be_written_to(tmp_path: Path) -> None:
     pixels = plant(tmp_path, "mnist")
-    data = load("mnist", resize=None, root=tmp_path)
+    data = load("mnist", root=tmp_path)
     assert np.array_equal(data.train.images, pixels["train"][:, np.newaxis])
     assert isinstance(data.train.images, np.memmap)
     with pytest.raises(ValueError, match="read-only"):
@@ -68,8 +73,8 @@ def test_a_slash_in_a_class_may_be_a_dash_or_an_underscore(tmp_path: Path, folde
     plant(tmp_path, "fashion_mnist")
     for split in ("train", "test"):
         (tmp_path / "fashion_mnist" / split / "T-shirt-top").rename(tmp_path / "fashion_mnist" / split / folder)
-    data = load("fashion_mnist", resize=None, root=tmp_path)
-    assert data.classes[0] == "T-shirt/top"
+    data = load("fashion_mnist", root=tmp_path)
+    assert DATASETS["fashion_mnist"].classes[0] == "T-shirt/top"
     assert np.bincount(data.train.labels).tolist() == [2] * 10
 
 
@@ -79,7 +84,7 @@ def test_hidden_files_are_left_out_and_links_are_followed(tmp_path: Path) -> Non
     (tmp_path / "mnist/train/.DS_Store").touch()
     (tmp_path / "mnist/train/3/._0000.png").touch()
     (tmp_path / "mnist/train/3/0002.png").symlink_to("0000.png")
-    data = load("mnist", resize=None, root=tmp_path)
+    data = load("mnist", root=tmp_path)
     assert np.bincount(data.train.labels).tolist() == [2, 2, 2, 3, 2, 2, 2, 2, 2, 2]
     assert np.array_equal(data.train.images[8], data.train.images[6])
 
@@ -98,7 +103,7 @@ def test_a_resize_is_pillows_bilinear_whatever_size_the_files_have(tmp_path: Pat
 def test_progress_is_told_every_few_hundred_images(tmp_path: Path) -> None:
     plant(tmp_path, "mnist", per_class=60)
     told: list[tuple[int, int]] = []
-    load("mnist", resize=None, root=tmp_path, progress=lambda done, total: told.append((done, total)))
+    load("mnist", root=tmp_path, progress=lambda done, total: told.append((done, total)))
     assert told == [(500, 1200), (600, 1200), (1100, 1200), (1200, 1200)]
 
 
@@ -176,15 +181,16 @@ def test_a_refused_tree_loads_once_it_is_mended(tmp_path: Path) -> None:
     bad.write_bytes(good[:100])
     refusal_of("mnist", tmp_path)
     bad.write_bytes(good)
-    assert len(load("mnist", resize=None, root=tmp_path).train.labels) == 20
+    assert len(load("mnist", root=tmp_path).train.labels) == 20
 
 
 def test_a_data_set_that_is_nowhere_says_where_its_files_may_be_placed(tmp_path: Path) -> None:
     folder = tmp_path / "mnist"
     assert refusal_of("mnist", tmp_path) == (
-        f"The data set mnist is not in {folder}, and downloads are turned off: place its files there, either in "
-        f"torchvision's format ({folder}/MNIST/raw/*) or as images in {folder}/train/<class>/* and "
-        f"{folder}/test/<class>/*."
+        f"The data set mnist is not in {folder}, and downloads are turned off: place its files there, as published "
+        "(train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz, "
+        f"t10k-labels-idx1-ubyte.gz), in torchvision's format ({folder}/MNIST/raw/*) or as images in "
+        f"{folder}/train/<class>/* and {folder}/test/<class>/*."
     )
 
 
@@ -194,12 +200,12 @@ def test_a_root_that_cannot_be_used_is_named(tmp_path: Path, blocked: str) -> No
     (root / blocked).parent.mkdir(exist_ok=True)
     (root / blocked).touch()
     with pytest.raises(InvalidData, match=f"^The data set directory {root} cannot be used: {root}.*: .*[a-z]\\.$"):
-        load("digits", resize=None, root=root)
+        load("digits", root=root)
 
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> ImageData:
-    return load("digits", resize=None, root=tmp_path_factory.mktemp("digits"))
+    return load("digits", root=tmp_path_factory.mktemp("digits"))
 
 
 def test_the_digits_test_split_is_a_stratified_fifth(digits: ImageData) -> None:
@@ -240,7 +246,7 @@ def test_jpegs_of_the_real_cifar_tree_are_read(tmp_path: Path) -> None:
                 taken[folder] = taken.get(folder, 0) + 1
             if len(taken) == 20 and sum(taken.values()) == 200:
                 break
-    data = load("cifar10", resize=None, root=tmp_path)
+    data = load("cifar10", root=tmp_path)
     assert data.train.images.shape == data.test.images.shape == (100, 3, 32, 32)
     mean = data.train.images.mean(axis=(0, 2, 3)) / 255
     assert np.allclose(mean, DATASETS["cifar10"].mean, atol=0.08)

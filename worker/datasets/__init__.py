@@ -1,7 +1,5 @@
-"""Data sets as uint8 arrays: found, checked and decoded once into a cache on disk, then opened in milliseconds."""
+"""The data that jobs train on: found, checked, decoded once into a cache on disk, split, scaled and described."""
 
-from worker.datasets.image_data import ImageData, Split
-from worker.datasets.loading import load
-from worker.datasets.splits import stratified_holdout
+from worker.datasets.preparation import PreparedData, Split, count_samples, prepare
 
-__all__ = ["ImageData", "Split", "load", "stratified_holdout"]
+__all__ = ["PreparedData", "Split", "count_samples", "prepare"]

@@ -20,11 +20,14 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from models.datasets import DATASETS, DatasetName
-from worker.datasets.image_data import ImageData, Split
+from models.dataset_spec import ImagesDataset, NamedDataset
+from worker.datasets.hashing import array_digest, sample_digests
+from worker.datasets.image_data import ImageData, Samples
+from worker.datasets.source import Decoded
 
-_FORMAT = 1  # to be raised whenever decoding or layout changes, so that older caches are not opened
-_PARTS = ("train_images", "train_labels", "test_images", "test_labels")
+_FORMAT = 2  # to be raised whenever decoding or layout changes, so that older caches are not opened
+_CONTENT = ("train_images", "train_labels", "test_images", "test_labels")
+_PARTS = (*_CONTENT, "train_digests", "test_digests")
 _FILES = ("meta.json", *(f"{part}.npy" for part in _PARTS))
 # What JSON and numpy's parser of headers raise for damaged files.
 _DAMAGE = (ValueError, KeyError, TypeError, SyntaxError, OverflowError, tokenize.TokenError)
@@ -35,14 +38,27 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Cache:
-    """The cached forms of one data set at one size, a directory for each state that its source was seen in.
+    """The cached form of one data set, a directory for each state that its source was seen in.
 
-    Opening needs no lock. Whoever publishes holds `locked()`, one lock per data set: two jobs decode once.
+    Opening needs no lock. Whoever publishes holds `locked()`, one lock per data set: two jobs decode once. `name` is
+    that of the data set and `form` begins with it and tells its sizes, colours and orders of classes apart; both are
+    safe in the name of a file.
     """
 
     directory: Path
-    name: DatasetName
-    resize: int | None
+    name: str
+    form: str
+    classes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, spec: NamedDataset | ImagesDataset, directory: Path) -> "Cache":
+        """Return the cache in `directory` for the images that `spec` asks for."""
+        if isinstance(spec, NamedDataset):
+            form = spec.name if spec.resize is None else f"{spec.name}-{spec.resize}"
+            return cls(directory, spec.name, form, spec.class_names)
+        readable = re.sub(r"[^A-Za-z0-9]", "_", spec.folder)[:40]
+        name = f"images-{readable}-{_key(spec.folder)}"
+        return cls(directory, name, f"{name}-{spec.resize}-{spec.colors}-{_key(spec.class_names)}", spec.class_names)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -71,7 +87,7 @@ class Cache:
             return None
         return self._image_data(arrays, digests)
 
-    def publish(self, fingerprint: str, train: Split, test: Split) -> None:
+    def publish(self, fingerprint: str, train: Decoded, test: Decoded) -> None:
         """Store the decoded splits for this state of the source, in place of those for earlier states.
 
         Needs `locked()`. Jobs that still map an earlier state keep it: its files are unlinked, not changed.
@@ -79,45 +95,48 @@ class Cache:
         for leftover in self.directory.glob(f".tmp-{self.name}-*"):  # of a writer that was killed
             shutil.rmtree(leftover)
         aside = self._aside()
-        _write_entry(aside, self._classes, train, test)
+        _write_entry(aside, self.classes, train, test)
         for earlier in self.directory.iterdir():
-            if re.fullmatch(rf"{self._stem}-[0-9a-f]{{16}}", earlier.name):
+            if re.fullmatch(rf"{self.form}-[0-9a-f]{{16}}", earlier.name):
                 shutil.rmtree(earlier.rename(self._aside()))
         aside.rename(self._entry(fingerprint))
         _sync_directory(self.directory)
-
-    @property
-    def _classes(self) -> tuple[str, ...]:
-        return DATASETS[self.name].classes
-
-    @property
-    def _stem(self) -> str:
-        return self.name if self.resize is None else f"{self.name}-{self.resize}"
 
     def _aside(self) -> Path:
         return self.directory / f".tmp-{self.name}-{uuid.uuid4().hex}"
 
     def _entry(self, fingerprint: str) -> Path:
-        key = hashlib.sha256(repr((_FORMAT, self._classes, fingerprint)).encode()).hexdigest()
-        return self.directory / f"{self._stem}-{key[:16]}"
+        return self.directory / f"{self.form}-{_key((_FORMAT, self.classes, fingerprint))}"
 
     def _image_data(self, arrays: Arrays, digests: dict[str, str]) -> ImageData:
         train, test = (
-            Split(arrays[f"{split}_images"], np.array(arrays[f"{split}_labels"])) for split in ("train", "test")
+            Samples(
+                arrays[f"{split}_images"], np.array(arrays[f"{split}_labels"]), np.array(arrays[f"{split}_digests"])
+            )
+            for split in ("train", "test")
         )
-        content = json.dumps([self._classes, [digests[part] for part in _PARTS]])
-        return ImageData(self.name, self._classes, train, test, hashlib.sha256(content.encode()).hexdigest())
+        content = json.dumps([self.classes, [digests[part] for part in _CONTENT]])
+        return ImageData(train, test, hashlib.sha256(content.encode()).hexdigest())
 
 
-def _write_entry(directory: Path, classes: tuple[str, ...], train: Split, test: Split) -> None:
+def _key(content: object) -> str:
+    """Return 16 hexadecimal digits that stand for `content` in the name of a file."""
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
+
+
+def _write_entry(directory: Path, classes: tuple[str, ...], train: Decoded, test: Decoded) -> None:
     directory.mkdir()
     arrays: Arrays = {}
-    for split, samples in (("train", train), ("test", test)):
-        arrays |= {f"{split}_images": samples.images, f"{split}_labels": samples.labels}
+    for split, decoded in (("train", train), ("test", test)):
+        arrays |= {
+            f"{split}_images": decoded.images,
+            f"{split}_labels": decoded.labels,
+            f"{split}_digests": sample_digests(decoded.images),
+        }
     for part, array in arrays.items():
         with _synced(directory / f"{part}.npy") as file:
             np.save(file, array, allow_pickle=False)
-    digests = {part: _digest(array) for part, array in arrays.items()}
+    digests = {part: array_digest(array) for part, array in arrays.items()}
     with _synced(directory / "meta.json") as file:
         file.write(json.dumps({"classes": classes, "sha256": digests}, indent=1).encode())
     _sync_directory(directory)
@@ -131,17 +150,10 @@ def _synced(path: Path) -> Iterator[BinaryIO]:
         os.fsync(file.fileno())
 
 
-def _digest(array: NDArray[Any]) -> str:
-    """Return the SHA-256 of type, shape and content, which does not depend on how numpy words a file's header."""
-    digest = hashlib.sha256(repr((array.dtype.str, array.shape)).encode())
-    digest.update(array.reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
-
-
 def _verify(entry: Path, arrays: Arrays, digests: dict[str, str]) -> bool:
     """Tell whether each array has the digest it was published with, and note it where all have."""
     identity, newest_change_ns = _identity(entry)
-    if any(_digest(arrays[part]) != digests[part] for part in _PARTS):
+    if any(array_digest(arrays[part]) != digests[part] for part in _PARTS):
         return False
     # A file can change twice within one tick of the file system's clock: what is that young is checked again.
     if time.time_ns() - newest_change_ns > 1_000_000_000:

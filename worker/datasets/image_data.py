@@ -1,25 +1,36 @@
-"""A decoded data set as the rest of the worker sees it."""
+"""A decoded set of images, before anything is held out of it."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.datasets.hashing import Digests
+from worker.datasets.splits import Indices
+
 
 @dataclass(frozen=True)
-class Split:
-    """The samples of one split: uint8 images (N, C, H, W) and their int64 labels (N,)."""
+class Samples:
+    """uint8 images (N, C, H, W), their int64 labels (N,) and the digests of their pixels (N,)."""
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
+    digests: Digests
+
+    def take(self, rows: Indices) -> "Samples":
+        """Return the samples of `rows`, sorted and distinct, as a copy; all of them without copying."""
+        if len(rows) == len(self.labels):
+            return self
+        return Samples(self.images[rows], self.labels[rows], self.digests[rows])
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """A data set, its images memory-mapped read-only; `checksum` is the SHA-256 of classes, images and labels."""
+    """All images of a data set, memory-mapped read-only; `test` is empty where nobody has set test images apart.
 
-    name: str
-    classes: tuple[str, ...]
-    train: Split
-    test: Split
+    `checksum` is the SHA-256 of classes, images and labels.
+    """
+
+    train: Samples
+    test: Samples
     checksum: str

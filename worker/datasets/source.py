@@ -21,6 +21,14 @@ class RawSplit:
     labels: NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class Decoded:
+    """One split after decoding: uint8 images (N, C, H, W) and int64 labels (N,)."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+
 class Source(Protocol):
     """Where the samples of a data set come from."""
 
@@ -29,7 +37,7 @@ class Source(Protocol):
         """A text that changes whenever the source's files do; found without opening any of them."""
 
     def read(self) -> tuple[RawSplit, RawSplit]:
-        """Return the training and the test split; raises InvalidData naming the file that is missing or bad."""
+        """Return the training and the test split, which may be empty; raises InvalidData naming a bad file."""
 
 
 class SourceFile(NamedTuple):
@@ -52,6 +60,17 @@ def list_files(folder: Path) -> list[SourceFile]:
             facts = entry.stat()
             files.append(SourceFile(entry.name, facts.st_size, facts.st_mtime_ns))
     return sorted(files)
+
+
+def stat_files(folder: Path, names: Iterable[str]) -> list[SourceFile]:
+    """Return those of the named files that are in `folder`."""
+    paths = [path for path in (folder / name for name in names) if path.exists()]
+    return [SourceFile(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the names as part of a sentence: all of them, or the first twenty and how many there are."""
+    return ", ".join(names) if len(names) <= 20 else f"{', '.join(names[:20])}, ... ({len(names):,} in all)"
 
 
 def fingerprint_of(folders: Iterable[tuple[str, list[SourceFile]]]) -> str:

@@ -1,4 +1,4 @@
-"""The one way a part of the samples is held out: seeded and stratified."""
+"""Which samples stand in which split: held out by a seed, class by class in proportion."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,6 +6,24 @@ from numpy.typing import NDArray
 from models.errors import InvalidData
 
 Indices = NDArray[np.int64]
+
+
+def part_rows(
+    strata: NDArray[np.int64], *, test_split: float | None, split_seed: int, validation: float | str, seed: int
+) -> dict[str, Indices]:
+    """Part rows into "train", "validation" where a fraction of it is asked for, and "test" where `test_split` is set.
+
+    `strata` are the labels of all rows, (N,), or all equal for a regression. The test split depends on `split_seed`
+    alone; `validation` is a fraction of what is left, held out by `seed`. Raises InvalidData as stratified_holdout.
+    """
+    rows = {"train": np.arange(len(strata))}
+    if test_split is not None:
+        rows["train"], held_out = stratified_holdout(strata, test_split, split_seed)
+    if isinstance(validation, float) and validation > 0:
+        left = rows["train"]
+        kept, validated = stratified_holdout(strata[left], validation, seed)
+        rows |= {"train": left[kept], "validation": left[validated]}
+    return rows if test_split is None else rows | {"test": held_out}
 
 
 def stratified_holdout(labels: NDArray[np.int64], fraction: float, seed: int) -> tuple[Indices, Indices]:

@@ -1,4 +1,4 @@
-"""The data sets in torchvision's own file formats, placed by a person or fetched by torchvision's download."""
+"""The data sets in torchvision's own file formats: placed by a person, packed or not, or fetched by its download."""
 
 import http.client
 import shutil
@@ -7,6 +7,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,35 @@ from numpy.typing import NDArray
 
 from models.datasets import DATASETS, DatasetName
 from models.errors import InvalidData
-from worker.datasets.source import RawSplit, fingerprint_of, list_files
+from worker.datasets.source import RawSplit, fingerprint_of, stat_files
+from worker.datasets.unpacking import unpack
 
-# Where torchvision keeps the files of each data set, below the root that it is given.
-FOLDERS: dict[DatasetName, Path] = {
-    "cifar10": Path("cifar-10-batches-py"),
-    "mnist": Path("MNIST/raw"),
-    "fashion_mnist": Path("FashionMNIST/raw"),
+
+@dataclass(frozen=True)
+class _Layout:
+    """What torchvision's class `dataset` reads: `files` in `folder`, below the root that it is given."""
+
+    dataset: str
+    folder: Path
+    files: tuple[str, ...]
+
+    @property
+    def place(self) -> Path:
+        """What stands below the root as soon as the files are there."""
+        return Path(self.folder.parts[0]) if self.folder.parts else Path(self.files[0])
+
+
+_IDX_FILES = tuple(f"{split}-{part}-ubyte" for split in ("train", "t10k") for part in ("images-idx3", "labels-idx1"))
+_LAYOUTS: dict[DatasetName, _Layout] = {
+    "cifar10": _Layout(
+        "CIFAR10",
+        Path("cifar-10-batches-py"),
+        (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"),
+    ),
+    "cifar100": _Layout("CIFAR100", Path("cifar-100-python"), ("train", "test", "meta")),
+    "mnist": _Layout("MNIST", Path("MNIST/raw"), _IDX_FILES),
+    "fashion_mnist": _Layout("FashionMNIST", Path("FashionMNIST/raw"), _IDX_FILES),
+    "svhn": _Layout("SVHN", Path(), ("train_32x32.mat", "test_32x32.mat")),
 }
 _SILENT_SERVER_SECONDS = 30.0
 
@@ -33,49 +56,75 @@ class TorchvisionFiles:
         """List the files, opening none."""
         self._name = name
         self._folder = folder
-        self._files = list_files(folder / FOLDERS[name])
+        self._files = stat_files(folder / _LAYOUTS[name].folder, _LAYOUTS[name].files)
 
     @property
     def fingerprint(self) -> str:
         """A digest of the names, sizes and times of the files."""
-        return fingerprint_of([(str(FOLDERS[self._name]), self._files)])
+        return fingerprint_of([(str(_LAYOUTS[self._name].folder), self._files)])
 
     def read(self) -> tuple[RawSplit, RawSplit]:
         """Return the splits; raises InvalidData naming the file that is missing, truncated or changed."""
-        if self._name == "cifar10":
-            return _read_cifar10(self._folder)
-        raw = self._folder / FOLDERS[self._name]
-        return _read_idx(self._name, raw, "train"), _read_idx(self._name, raw, "t10k")
+        folder = self._folder / _LAYOUTS[self._name].folder
+        if self._name in ("mnist", "fashion_mnist"):
+            return _read_idx(self._name, folder, "train"), _read_idx(self._name, folder, "t10k")
+        _require_listed_md5s(self._name, folder)
+        return _read_svhn(self._folder) if self._name == "svhn" else _read_cifar(self._name, self._folder)
 
 
-def download(name: DatasetName, folder: Path) -> None:
+def place_of(name: DatasetName, folder: Path) -> Path:
+    """Return what exists in `folder` as soon as the data set `name` stands there in torchvision's format."""
+    return folder / _LAYOUTS[name].place
+
+
+def unpack_files(name: DatasetName, folder: Path) -> None:
+    """Unpack what was placed in `folder` as it is published, unless it is unpacked already."""
+    inside = folder / _LAYOUTS[name].folder
+    for file in DATASETS[name].files:
+        packed = [path for path in (folder / file.name, inside / file.name) if path.is_file()]
+        target = inside if file.name.endswith(".tar.gz") else inside / Path(file.name).stem
+        if packed and file.name.endswith(".gz") and not target.exists():
+            unpack(packed[0], file.md5, target)
+
+
+def download_files(name: DatasetName, folder: Path) -> None:
     """Let torchvision download `name`, aside, and move it into `folder` when it is whole.
 
     Raises InvalidData where that fails, saying where the files can be placed by hand.
     """
-    from torchvision import datasets
-
-    dataset: Any = {"cifar10": datasets.CIFAR10, "mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST}[name]
     aside = folder / ".download"
     shutil.rmtree(aside, ignore_errors=True)
     try:
         with _socket_timeout(_SILENT_SERVER_SECONDS):
-            dataset(aside, download=True)
+            if name == "svhn":
+                _torchvision(name)(aside, split="test", download=True)
+                _torchvision(name)(aside, split="train", download=True)
+            else:
+                _torchvision(name)(aside, download=True)
     except (RuntimeError, OSError, EOFError, http.client.HTTPException, tarfile.TarError, zlib.error) as error:
         raise not_placed(name, folder, f"its download failed ({' '.join(str(error).split())})") from error
     else:
-        top = FOLDERS[name].parts[0]
-        (aside / top).rename(folder / top)
+        if name == "svhn":  # the file that tells that the data set is there comes last
+            (aside / "test_32x32.mat").rename(folder / "test_32x32.mat")
+        (aside / _LAYOUTS[name].place).rename(place_of(name, folder))
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
 def not_placed(name: DatasetName, folder: Path, why: str) -> InvalidData:
     """Return the error for a data set that is neither in `folder` nor to be downloaded, which `why` explains."""
+    published = ", ".join(file.name for file in DATASETS[name].files)
     return InvalidData(
-        f"The data set {name} is not in {folder}, and {why}: place its files there, either in torchvision's format "
-        f"({folder / FOLDERS[name]}/*) or as images in {folder}/train/<class>/* and {folder}/test/<class>/*."
+        f"The data set {name} is not in {folder}, and {why}: place its files there, as published ({published}), "
+        f"in torchvision's format ({folder / _LAYOUTS[name].folder}/*) or as images in {folder}/train/<class>/* and "
+        f"{folder}/test/<class>/*."
     )
+
+
+def _torchvision(name: DatasetName) -> Any:
+    from torchvision import datasets
+
+    return getattr(datasets, _LAYOUTS[name].dataset)
 
 
 @contextmanager
@@ -89,18 +138,37 @@ def _socket_timeout(seconds: float) -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def _read_cifar10(folder: Path) -> tuple[RawSplit, RawSplit]:
-    from torchvision.datasets import CIFAR10
+def _require_listed_md5s(name: DatasetName, folder: Path) -> None:
+    """Look at files before they are parsed: torchvision unpickles CIFAR's."""
     from torchvision.datasets.utils import check_integrity
 
-    for file, md5 in [*CIFAR10.train_list, *CIFAR10.test_list, (CIFAR10.meta["filename"], CIFAR10.meta["md5"])]:
-        path = folder / FOLDERS["cifar10"] / file
+    for file, md5 in _listed_md5s(name):
+        path = folder / file
         if not path.exists():
-            raise InvalidData(f"{path} is missing: CIFAR-10 in torchvision's format is incomplete without it.")
+            raise InvalidData(f"{path} is missing: {name} in torchvision's format is incomplete without it.")
         if not check_integrity(path, md5):
             raise InvalidData(f"{path} is truncated or changed: its MD5 is not the one that torchvision lists ({md5}).")
-    train, test = CIFAR10(folder, train=True), CIFAR10(folder, train=False)
+
+
+def _listed_md5s(name: DatasetName) -> list[tuple[str, str]]:
+    dataset = _torchvision(name)
+    if name == "svhn":
+        return [(file, md5) for _, file, md5 in (dataset.split_list[split] for split in ("train", "test"))]
+    return [*dataset.train_list, *dataset.test_list, (dataset.meta["filename"], dataset.meta["md5"])]
+
+
+def _read_cifar(name: DatasetName, folder: Path) -> tuple[RawSplit, RawSplit]:
+    train, test = (_torchvision(name)(folder, train=train) for train in (True, False))
     return _raw_split(train.data, train.targets), _raw_split(test.data, test.targets)
+
+
+def _read_svhn(folder: Path) -> tuple[RawSplit, RawSplit]:
+    # torchvision has made the label 10 that the files give to the digit 0 a 0, and puts the channels first.
+    train, test = (_torchvision("svhn")(folder, split=split) for split in ("train", "test"))
+    return (
+        _raw_split(train.data.transpose(0, 2, 3, 1), train.labels),
+        _raw_split(test.data.transpose(0, 2, 3, 1), test.labels),
+    )
 
 
 def _read_idx(name: DatasetName, raw: Path, prefix: str) -> RawSplit:
@@ -123,7 +191,7 @@ def _read_idx(name: DatasetName, raw: Path, prefix: str) -> RawSplit:
 
 def _parse_idx(path: Path, read: Any) -> NDArray[Any]:
     if not path.exists():
-        raise InvalidData(f"{path} is missing: unpack it there if it came as a .gz file.")
+        raise InvalidData(f"{path} is missing: place it there, or {path.name}.gz as it is published.")
     try:
         parsed: NDArray[Any] = read(path).numpy()
     except (AssertionError, KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -1,44 +1,29 @@
-"""Layers as data -> `nn.Module`: one builder per layer kind, the same list that `models/network.py` counts."""
+"""Networks as data -> `nn.Module`, with the counts of what was built."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
 
 from torch import nn
 
-from models import network as data
+from models.layers import Shape
+from models.network import NetworkSummary, summarise
+from models.presets import Network, Torchvision
+from worker.networks.classifiers import build_classifier
+from worker.networks.counting import summarise_module
+from worker.networks.layers import build
+
+__all__ = ["build", "build_network", "summarise_module"]
 
 
-def _conv2d(layer: data.Conv2d, shape: data.Shape) -> nn.Module:
-    return nn.Conv2d(shape[0], layer.out_channels, layer.kernel_size, layer.stride, layer.padding, bias=layer.bias)
+def build_network(
+    network: Network, input_shape: Shape, outputs: int, weights_directory: Path
+) -> tuple[nn.Module, NetworkSummary]:
+    """Build a network for samples of `input_shape` (without the batch) that puts out (batch, outputs), and count it.
 
-
-def _linear(layer: data.Linear, shape: data.Shape) -> nn.Module:
-    return nn.Linear(shape[0], layer.out_features, bias=layer.bias)
-
-
-_BUILDERS: dict[type[Any], Callable[[Any, data.Shape], nn.Module]] = {
-    data.Conv2d: _conv2d,
-    data.Linear: _linear,
-    data.MaxPool2d: lambda layer, shape: nn.MaxPool2d(layer.kernel_size, layer.stride),
-    data.AvgPool2d: lambda layer, shape: nn.AvgPool2d(layer.kernel_size, layer.stride),
-    data.GlobalAvgPool2d: lambda layer, shape: nn.AdaptiveAvgPool2d(1),
-    data.Flatten: lambda layer, shape: nn.Flatten(),
-    data.Relu: lambda layer, shape: nn.ReLU(),
-    data.Tanh: lambda layer, shape: nn.Tanh(),
-    data.Sigmoid: lambda layer, shape: nn.Sigmoid(),
-    data.Dropout: lambda layer, shape: nn.Dropout(layer.probability),
-    data.Dropout2d: lambda layer, shape: nn.Dropout2d(layer.probability),
-    data.BatchNorm2d: lambda layer, shape: nn.BatchNorm2d(shape[0]),
-}
-
-
-def build(layers: Sequence[data.Layer], input_shape: data.Shape) -> nn.Sequential:
-    """Build the network for samples of `input_shape`; layer i of the list is module i, initialised as PyTorch does.
-
-    The weights come from torch's global generator. Raises LayerDoesNotFit as `models.network.summarise`.
+    Random weights come from torch's global generator; nothing is downloaded. Raises LayerDoesNotFit where the network
+    cannot take the samples, NetworkTooLarge, and InvalidData naming a file of weights that does not suit it.
     """
-    summary = data.summarise(layers, input_shape)
-    modules = [
-        _BUILDERS[type(layer)](layer, place.input_shape) for layer, place in zip(layers, summary.layers, strict=True)
-    ]
-    return nn.Sequential(*modules)
+    if isinstance(network, Torchvision):
+        module = build_classifier(network, input_shape, outputs, weights_directory)
+        return module, summarise_module(module, input_shape, name=network.architecture)
+    layers = network.layer_list(outputs)
+    return build(layers, input_shape), summarise(layers, input_shape)

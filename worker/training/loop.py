@@ -4,25 +4,35 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
 
 from models.errors import NonFiniteLoss
 from models.result import EpochMetrics
-from models.spec import TrainingSpec
+from models.training_spec import TrainingSpec
+from worker.training.augmentation import augment
 from worker.training.data import DeviceSplit
+from worker.training.early_stopping import better_of, patience_is_over
+from worker.training.schedules import learning_rate
 from worker.training.state import TrainState
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A split measured in eval mode: mean loss over samples, accuracy as a fraction, predicted classes (N,)."""
+    """A split measured in eval mode: mean loss over samples, accuracy as a fraction, and what was predicted of what.
+
+    `predictions` and `targets` are (N,): classes, or numbers on the scale that the network learned. A regression has
+    no accuracy.
+    """
 
     loss: float
-    accuracy: float
+    accuracy: float | None
     predictions: Tensor
+    targets: Tensor
 
 
 def fit(
@@ -30,60 +40,54 @@ def fit(
 ) -> Iterator[EpochMetrics]:
     """Train from where `state` stands to the last epoch, yielding each epoch's metrics after its validation.
 
-    Losses are means over samples without the penalty. Leaving the iteration stops the training at an epoch's border.
+    Losses are means over samples without the penalty. Leaving the iteration stops the training at an epoch's border;
+    where the iteration ends by itself, early stopping has put the weights of the best epoch back.
     Raises NonFiniteLoss naming the epoch and the step.
     """
-    for epoch in range(len(state.history) + 1, training.epochs + 1):
-        started = now(state.device)
-        learning_rate = state.optimizer.param_groups[0]["lr"]
-        loss, accuracy, penalty = train_one_epoch(state, training, train, epoch)
-        trained = now(state.device)
-        validated = evaluate(state, validation, f"validation loss of epoch {epoch}") if validation else None
-        metrics = EpochMetrics(
-            epoch=epoch,
-            train_loss=loss,
-            train_accuracy=accuracy,
-            validation_loss=validated.loss if validated else None,
-            validation_accuracy=validated.accuracy if validated else None,
-            learning_rate=learning_rate,
-            penalty=penalty,
-            seconds=now(state.device) - started,
-            train_seconds=trained - started,
-        )
+    if training.evaluate_before_training and not state.history:
+        metrics = _measure_untrained(state, training, train, validation)
         state.history.append(metrics)
         yield metrics
+    while state.next_epoch <= training.epochs and not state.stopped_early:
+        metrics = _train_and_validate(state, training, train, validation)
+        state.history.append(metrics)
+        _keep_best(state, training, metrics)
+        yield metrics
+    state.restore_best()
 
 
 def train_one_epoch(
     state: TrainState, training: TrainingSpec, train: DeviceSplit, epoch: int
-) -> tuple[float, float, float]:
+) -> tuple[float, float | None, float]:
     """Go through the split once in a new order, in train mode; return mean loss, accuracy and mean penalty."""
     state.network.train()
     order = torch.randperm(len(train), generator=state.sampler).to(state.device)
     batches = torch.split(order, training.batch_size)
+    change = (
+        partial(augment, wanted=training.augmentation, generator=state.augmenter) if training.augmentation else None
+    )
     # Kept on the device and read once at the end: a read per step would wait for the device each time.
     losses = torch.zeros(len(batches), device=state.device)
     penalties = torch.zeros(len(batches), device=state.device)
-    correct = torch.zeros((), dtype=torch.int64, device=state.device)
+    hits = torch.zeros((), dtype=torch.int64, device=state.device)
     for step, indices in enumerate(batches):
-        inputs, labels = train.batch(indices)
-        logits = state.network(inputs)
-        loss = functional.cross_entropy(logits, labels)
-        objective = loss
+        _set_learning_rate(state.optimizer, _rate(training, epoch, step, len(batches)))
+        inputs, targets = train.batch(indices, change)
+        outputs = state.forward(inputs)
+        loss = state.objective.loss(outputs, targets)
+        minimised = state.objective.minimised(loss, outputs, targets)
         if training.l2_penalty:
             penalty = training.l2_penalty * squared_weights(state.network)
             penalties[step] = penalty.detach()
-            objective = loss + penalty
-        state.optimizer.zero_grad()
-        objective.backward()
-        state.optimizer.step()
+            minimised = minimised + penalty
+        _descend(state, minimised, training.gradient_clip_norm)
         losses[step] = loss.detach()
-        correct += (logits.detach().argmax(1) == labels).sum()
+        hits += state.objective.hits(state.objective.predictions(outputs.detach()), targets)
     _require_finite(losses + penalties, epoch)
     weights = torch.tensor([len(indices) for indices in batches], dtype=torch.float64) / len(train)
     return (
         float(losses.cpu().double() @ weights),
-        int(correct) / len(train),
+        state.objective.accuracy(hits, len(train)),
         float(penalties.cpu().double() @ weights),
     )
 
@@ -94,19 +98,19 @@ def evaluate(state: TrainState, split: DeviceSplit, figure: str = "loss after th
     Raises NonFiniteLoss naming the `figure`: the last step of a training can be the one that spoils the weights.
     """
     state.network.eval()
-    loss_sum = torch.zeros((), dtype=torch.float64, device=split.labels.device)
+    loss_sum = torch.zeros((), dtype=torch.float64, device=state.device)
     predictions = []
     with torch.no_grad():
-        for inputs, labels in split.batches(state.evaluation_batch):
-            logits = state.network(inputs)
-            loss_sum += functional.cross_entropy(logits, labels, reduction="sum")
-            predictions.append(logits.argmax(1))
+        for inputs, targets in split.batches(state.evaluation_batch):
+            outputs = state.forward(inputs)
+            loss_sum += state.objective.summed_loss(outputs, targets)
+            predictions.append(state.objective.predictions(outputs))
     predicted = torch.cat(predictions)
-    correct = int((predicted == split.labels).sum())
+    accuracy = state.objective.accuracy(state.objective.hits(predicted, split.targets), len(split))
     loss = float(loss_sum) / len(split)
     if not math.isfinite(loss):
         raise NonFiniteLoss(f"The {figure} is {loss}.")
-    return Evaluation(loss, correct / len(split), predicted)
+    return Evaluation(loss, accuracy, predicted, split.targets)
 
 
 def squared_weights(network: nn.Module) -> Tensor:
@@ -115,11 +119,92 @@ def squared_weights(network: nn.Module) -> Tensor:
     return torch.stack(terms).sum()
 
 
+def measure_penalty(network: nn.Module, l2_penalty: float, figure: str = "penalty after the last epoch") -> float:
+    """Return the penalty of the weights as they are; raise NonFiniteLoss naming the `figure`."""
+    if not l2_penalty:
+        return 0.0
+    penalty = l2_penalty * float(squared_weights(network).detach())
+    if not math.isfinite(penalty):
+        raise NonFiniteLoss(f"The {figure} is {penalty}.")
+    return penalty
+
+
 def now(device: torch.device) -> float:
     """Return a monotonic time in seconds at which all work given to the device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+def _train_and_validate(
+    state: TrainState, training: TrainingSpec, train: DeviceSplit, validation: DeviceSplit | None
+) -> EpochMetrics:
+    epoch = state.next_epoch
+    started = now(state.device)
+    loss, accuracy, penalty = train_one_epoch(state, training, train, epoch)
+    trained = now(state.device)
+    validated = evaluate(state, validation, f"validation loss of epoch {epoch}") if validation else None
+    return EpochMetrics(
+        epoch=epoch,
+        train_loss=loss,
+        train_accuracy=accuracy,
+        validation_loss=validated.loss if validated else None,
+        validation_accuracy=validated.accuracy if validated else None,
+        learning_rate=_rate(training, epoch, 0, math.ceil(len(train) / training.batch_size)),
+        penalty=penalty,
+        seconds=now(state.device) - started,
+        train_seconds=trained - started,
+    )
+
+
+def _measure_untrained(
+    state: TrainState, training: TrainingSpec, train: DeviceSplit, validation: DeviceSplit | None
+) -> EpochMetrics:
+    started = now(state.device)
+    measured = evaluate(state, train, "training loss of the untrained network")
+    validated = evaluate(state, validation, "validation loss of the untrained network") if validation else None
+    return EpochMetrics(
+        epoch=0,
+        train_loss=measured.loss,
+        train_accuracy=measured.accuracy,
+        validation_loss=validated.loss if validated else None,
+        validation_accuracy=validated.accuracy if validated else None,
+        learning_rate=0.0,
+        penalty=measure_penalty(state.network, training.l2_penalty, "penalty of the untrained network"),
+        seconds=now(state.device) - started,
+        train_seconds=0.0,
+    )
+
+
+def _keep_best(state: TrainState, training: TrainingSpec, metrics: EpochMetrics) -> None:
+    """Keep the weights of a best epoch, and note when to stop; the untrained network is no epoch to go back to."""
+    if training.early_stopping is None:
+        return
+    state.best = better_of(state.best, metrics, state.network, training.early_stopping)
+    hopeless = patience_is_over(state.best, metrics.epoch, training.early_stopping)
+    state.stopped_early = hopeless and metrics.epoch < training.epochs
+
+
+def _rate(training: TrainingSpec, epoch: int, step: int, steps_per_epoch: int) -> float:
+    steps_done = (epoch - 1) * steps_per_epoch + step
+    base = training.optimizer.learning_rate
+    return learning_rate(training.schedule, base, steps_done, steps_per_epoch, training.epochs)
+
+
+def _set_learning_rate(optimizer: Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def _descend(state: TrainState, minimised: Tensor, clip_norm: float | None) -> None:
+    """Make one step against the gradient; in float16 it is left out where the scaled gradient overflowed."""
+    state.optimizer.zero_grad()
+    state.scaler.scale(minimised).backward()
+    if clip_norm is not None:
+        state.scaler.unscale_(state.optimizer)
+        clip_grad_norm_(state.network.parameters(), clip_norm)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
 
 
 def _require_finite(losses: Tensor, epoch: int) -> None:

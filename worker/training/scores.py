@@ -1,11 +1,13 @@
-"""Confusion matrix and classification report, as scikit-learn defines them."""
+"""Confusion matrix, classification report and errors of a regression, as scikit-learn defines them."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from models.result import AverageScores, ClassificationReport, ClassScores
+from models.result import AverageScores, ClassificationReport, ClassScores, RegressionScores, Scale
+
+AS_LEARNED = Scale(shift=0.0, scale=1.0)
 
 
 def confusion_matrix(labels: Tensor, predictions: Tensor, classes: int) -> list[list[int]]:
@@ -30,6 +32,27 @@ def classification_report(matrix: Sequence[Sequence[int]], names: Sequence[str])
         macro_average=_average(scores, [1.0] * len(scores)),
         weighted_average=_average(scores, [float(score.support) for score in scores]),
     )
+
+
+def regression_scores(targets: Tensor, predictions: Tensor, scale: Scale = AS_LEARNED) -> RegressionScores:
+    """Return the errors over a split, computed in float64; both tensors are (N,).
+
+    `scale` takes both back to where they came from, as x = scaled * scale + shift; without one they stay as they are.
+    """
+    actual, predicted = _unscaled(targets, scale), _unscaled(predictions, scale)
+    squares = (actual - predicted).square()
+    # Of equal targets the mean may differ from each by a rounding error, so they are not judged by their variance.
+    constant = bool(actual.min() == actual.max())
+    spread = (actual - actual.mean()).square().sum()
+    return RegressionScores(
+        mse=float(squares.mean()),
+        mae=float((actual - predicted).abs().mean()),
+        r2=None if constant else float(1 - squares.sum() / spread),
+    )
+
+
+def _unscaled(values: Tensor, scale: Scale) -> Tensor:
+    return values.double() * scale.scale + scale.shift
 
 
 def _class_scores(matrix: Sequence[Sequence[int]], index: int, name: str) -> ClassScores:

@@ -1,0 +1,186 @@
+"""The data of one job, ready for its network: split, scaled on the training rows, counted and described."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.dataset_spec import DEFAULT_TEST_SPLIT, DatasetSpec, ImagesDataset, NamedDataset, NumberColumn, TableDataset
+from models.errors import InvalidData
+from models.result import DatasetReport, Scale, SplitCounts
+from worker.datasets.hashing import Digests
+from worker.datasets.image_data import ImageData
+from worker.datasets.loading import Progress, load_images
+from worker.datasets.scaling import apply_scale, fit_channels, fit_column
+from worker.datasets.splits import part_rows
+from worker.datasets.table import Table, read_table
+
+
+@dataclass(frozen=True)
+class Split:
+    """The samples of one split.
+
+    `inputs` are uint8 pixels (N, C, H, W), to be normalised by mean and std, or float32 features (N, F) as the network
+    takes them; `targets` are int64 labels (N,), or float32 (N,), scaled, in a regression.
+    """
+
+    inputs: NDArray[np.uint8] | NDArray[np.float32]
+    targets: NDArray[np.int64] | NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """The splits of a job; `validation` is the very `test` where the spec asks for that, None where it has none.
+
+    `mean` and `std` are per channel, of pixels scaled to 0..1, and None for a table. In a regression `target_scale`
+    leads back: original = scaled * scale + shift.
+    """
+
+    train: Split
+    validation: Split | None
+    test: Split
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    target_scale: Scale | None
+    report: DatasetReport
+
+
+def prepare(
+    spec: DatasetSpec, *, seed: int, root: Path, download: bool = True, progress: Progress | None = None
+) -> PreparedData:
+    """Return the data that `spec` asks for, read from below `root`, the validation split held out by `seed`.
+
+    Where no files of a named data set were placed, they are downloaded if `download` allows it. While images are
+    decoded, `progress` is called with (images done, images in all). Raises InvalidData, with one sentence that names
+    the file or folder, where the data cannot be used.
+    """
+    if isinstance(spec, TableDataset):
+        path = root / "tables" / spec.file
+        return _prepare_table(spec, path, read_table(spec, path), seed)
+    return _prepare_images(spec, load_images(spec, root=root, download=download, progress=progress), seed)
+
+
+def count_samples(targets: NDArray[np.int64] | NDArray[np.float32], classes: Sequence[str]) -> SplitCounts:
+    """Count the samples of a split, in all and by class; `targets` is (N,), labels where there are classes."""
+    if not classes:
+        return SplitCounts(samples=len(targets), classes={})
+    counts = np.bincount(targets, minlength=len(classes)).tolist()
+    return SplitCounts(samples=len(targets), classes=dict(zip(classes, counts, strict=True)))
+
+
+def count_shared(digests: dict[str, Digests]) -> dict[str, int]:
+    """Count, for each pair of splits in their order, the samples of the second whose digest stands in the first."""
+    return {
+        f"{first}/{second}": _count_in(np.sort(digests[first]), digests[second])
+        for first, second in combinations(digests, 2)
+    }
+
+
+def _count_in(ordered: Digests, wanted: Digests) -> int:
+    # Ten times as fast as np.isin.
+    places = np.searchsorted(ordered, wanted).clip(max=len(ordered) - 1)
+    return int(np.count_nonzero(ordered[places] == wanted))
+
+
+def _prepare_images(spec: NamedDataset | ImagesDataset, data: ImageData, seed: int) -> PreparedData:
+    test_split, split_seed = None, 0
+    if isinstance(spec, ImagesDataset) and not len(data.test.labels):
+        test_split, split_seed = spec.test_split or DEFAULT_TEST_SPLIT, spec.split_seed
+    rows = part_rows(
+        data.train.labels, test_split=test_split, split_seed=split_seed, validation=spec.validation, seed=seed
+    )
+    parts = {name: data.train.take(chosen) for name, chosen in rows.items()}
+    if "test" not in parts:
+        parts["test"] = data.test
+    if isinstance(spec, NamedDataset):
+        mean, std = spec.facts.mean, spec.facts.std
+    else:
+        mean, std = fit_channels(parts["train"].images)
+    channels = ("red", "green", "blue") if len(mean) == 3 else ("gray",)
+    described = _Described(
+        name=spec.name if isinstance(spec, NamedDataset) else f"images/{spec.folder}",
+        checksum=data.checksum,
+        digests={name: part.digests for name, part in parts.items()},
+        scaling={channel: Scale(shift=m, scale=s) for channel, m, s in zip(channels, mean, std, strict=True)},
+    )
+    splits = {name: Split(part.images, part.labels) for name, part in parts.items()}
+    return _prepared(spec, splits, described, mean=mean, std=std)
+
+
+def _prepare_table(spec: TableDataset, path: Path, table: Table, seed: int) -> PreparedData:
+    labels = table.targets.astype(np.int64) if spec.classes else None
+    rows = part_rows(
+        np.zeros(len(table.targets), np.int64) if labels is None else labels,
+        test_split=spec.test_split,
+        split_seed=spec.split_seed,
+        validation=spec.validation,
+        seed=seed,
+    )
+    columns = {feature.column: table.features[feature.column] for feature in spec.features}
+    scaled = [feature.column for feature in spec.features if isinstance(feature, NumberColumn)]
+    if labels is None:
+        columns[spec.target] = table.targets.astype(np.float64)
+        scaled.append(spec.target)
+    scaling = {column: fit_column(columns[column][rows["train"]], spec.scaling) for column in scaled}
+    ready = {column: _ready(path, column, values, scaling.get(column)) for column, values in columns.items()}
+    targets = ready.pop(spec.target) if labels is None else labels
+    inputs = np.hstack(list(ready.values()))
+    described = _Described(
+        name=f"tables/{spec.file}",
+        checksum=table.checksum,
+        digests={name: table.digests[chosen] for name, chosen in rows.items()},
+        scaling=scaling,
+    )
+    splits = {name: Split(inputs[chosen], targets[chosen]) for name, chosen in rows.items()}
+    return _prepared(spec, splits, described, target_scale=scaling.get(spec.target))
+
+
+def _ready(path: Path, column: str, values: NDArray[np.float64], scale: Scale | None) -> NDArray[np.float32]:
+    """Return the column as the network takes it, scaled where it has a scale."""
+    if scale is None:
+        return values.astype(np.float32)
+    scaled = apply_scale(values, scale)
+    if not (np.isfinite([scale.shift, scale.scale]).all() and np.isfinite(scaled).all()):
+        raise InvalidData(f"{path}, column {column}: its values are too large, or too far apart, for float32.")
+    return scaled
+
+
+@dataclass(frozen=True)
+class _Described:
+    """What a report says of the data beyond their splits."""
+
+    name: str
+    checksum: str
+    digests: dict[str, Digests]
+    scaling: dict[str, Scale]
+
+
+def _prepared(
+    spec: DatasetSpec,
+    splits: dict[str, Split],
+    described: _Described,
+    *,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    target_scale: Scale | None = None,
+) -> PreparedData:
+    report = DatasetReport(
+        name=described.name,
+        input_shape=list(spec.input_shape),
+        checksum=described.checksum,
+        splits={name: count_samples(split.targets, spec.class_names) for name, split in splits.items()},
+        shared_samples=count_shared(described.digests),
+        scaling=described.scaling,
+    )
+    return PreparedData(
+        train=splits["train"],
+        validation=splits["test"] if spec.validation == "test" else splits.get("validation"),
+        test=splits["test"],
+        mean=mean,
+        std=std,
+        target_scale=target_scale,
+        report=report,
+    )

@@ -1,15 +1,21 @@
 """What the tests of the training share: job specs, states, and small splits that a network can learn."""
 
+import multiprocessing
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pytest
 import torch
 
 from models.datasets import DATASETS
+from models.result import Result
 from models.spec import JobSpec
+from worker.messages import Assignment
+from worker.runner import _Run
 from worker.training.data import DeviceSplit
 from worker.training.state import TrainState
 
@@ -81,3 +87,29 @@ def fresh() -> Callable[[JobSpec], TrainState]:
         return TrainState.fresh(spec, torch.device("cpu"), weights=Path("no-weights"))
 
     return make
+
+
+@pytest.fixture
+def result_of(tmp_path: Path, digits_cache: Path) -> Callable[[JobSpec], Result]:
+    """Run one attempt at a job as the runner does, in this process, and return its result."""
+
+    def run(spec: JobSpec) -> Result:
+        task = Assignment(
+            job_id=uuid4(),
+            attempt=1,
+            spec=spec,
+            artifacts=tmp_path,
+            datasets=digits_cache,
+            download=False,
+            checkpoints=[],
+            threads=1,
+            gpu=None,
+            git_commit=None,
+        )
+        told, tell = multiprocessing.Pipe(duplex=False)
+        with told, tell:
+            outcome = _Run(task, tell, threading.Event()).outcome()
+        assert outcome is not None
+        return Result.model_validate(outcome.result)
+
+    return run

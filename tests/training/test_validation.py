@@ -1,16 +1,14 @@
 """What a job says of its splits: a fraction held out, the test split as validation, and no validation at all."""
 
-import multiprocessing
-import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from models.result import Result
 from models.spec import JobSpec
 from worker import datasets
-from worker.messages import Assignment
-from worker.runner import _Run
+
+RunJob = Callable[[JobSpec], Result]
 
 DIGITS_TRAIN, DIGITS_TEST = 1_437, 360
 
@@ -24,31 +22,6 @@ def spec_with(validation: Any) -> JobSpec:
             "resources": {"device": "cpu"},
         }
     ).resolved()
-
-
-def assignment(spec: JobSpec, artifacts: Path, cache: Path) -> Assignment:
-    return Assignment(
-        job_id=uuid4(),
-        attempt=1,
-        spec=spec,
-        artifacts=artifacts,
-        datasets=cache,
-        download=False,
-        checkpoints=[],
-        threads=1,
-        gpu=None,
-        git_commit=None,
-    )
-
-
-def result_of(validation: Any, artifacts: Path, cache: Path) -> Result:
-    """Run one attempt as the runner does, in this process."""
-    task = assignment(spec_with(validation), artifacts, cache)
-    told, tell = multiprocessing.Pipe(duplex=False)
-    with told, tell:
-        outcome = _Run(task, tell, threading.Event()).outcome()
-    assert outcome is not None
-    return Result.model_validate(outcome.result)
 
 
 def samples_of(result: Result) -> dict[str, int]:
@@ -80,16 +53,16 @@ def said_of_the_validation(result: Result) -> list[tuple[str, str]]:
     return [(diagnosis.code, diagnosis.level) for diagnosis in result.diagnosis if diagnosis.code in codes]
 
 
-def test_a_fraction_is_held_out_of_the_training_split(tmp_path: Path, digits_cache: Path) -> None:
-    result = result_of(0.2, tmp_path, digits_cache)
+def test_a_fraction_is_held_out_of_the_training_split(result_of: RunJob) -> None:
+    result = result_of(spec_with(0.2))
     require_consistent(result)
     assert samples_of(result) == {"train": DIGITS_TRAIN - 287, "validation": 287, "test": DIGITS_TEST}
     assert result.loss.validation not in {None, result.loss.test, result.loss.train}
     assert said_of_the_validation(result) == []
 
 
-def test_a_validation_on_the_test_split_is_said_aloud(tmp_path: Path, digits_cache: Path) -> None:
-    result = result_of("test", tmp_path, digits_cache)
+def test_a_validation_on_the_test_split_is_said_aloud(result_of: RunJob) -> None:
+    result = result_of(spec_with("test"))
     require_consistent(result)
     assert samples_of(result) == {"train": DIGITS_TRAIN, "test": DIGITS_TEST}
     assert result.accuracy is not None
@@ -97,8 +70,8 @@ def test_a_validation_on_the_test_split_is_said_aloud(tmp_path: Path, digits_cac
     assert said_of_the_validation(result) == [("validated_on_test", "warning")]
 
 
-def test_without_validation_the_epochs_are_ranked_by_training_accuracy(tmp_path: Path, digits_cache: Path) -> None:
-    result = result_of(0, tmp_path, digits_cache)
+def test_without_validation_the_epochs_are_ranked_by_training_accuracy(result_of: RunJob) -> None:
+    result = result_of(spec_with(0))
     require_consistent(result)
     assert samples_of(result) == {"train": DIGITS_TRAIN, "test": DIGITS_TEST}
     assert result.accuracy is not None

@@ -28,6 +28,12 @@ def _distinct(values: list[str]) -> list[str]:
     return values
 
 
+def _unpadded(name: str) -> str:
+    if name != name.strip():
+        raise PydanticCustomError("padded_text", "Text may not begin or end with spaces here")
+    return name
+
+
 def _one_component(name: str) -> str:
     """Refuse what could name anything outside the directory that it is looked up in, or a hidden file."""
     if name.startswith(".") or "/" in name or "\\" in name:
@@ -40,15 +46,16 @@ ValidationSplit = Annotated[
     BeforeValidator(_validation_split),
     WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0, "maximum": 0.9}, {"const": "test"}]}),
 ]
+ClassName = Annotated[Name, AfterValidator(_unpadded)]
 TestSplit = Annotated[float, Field(ge=0.001, le=0.9)]
 SideLength = Annotated[int, Field(ge=4, le=512)]
-SplitSeed = Annotated[int, Field(ge=0, le=2**53 - 1)]
+SplitSeed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 FileName = Annotated[
     Name,
     AfterValidator(_one_component),
     WithJsonSchema({"type": "string", "minLength": 1, "maxLength": 200, "pattern": r"^[^./\\][^/\\]*$"}),
 ]
-Classes = Annotated[list[Name], Field(min_length=2, max_length=10_000), AfterValidator(_distinct)]
+Classes = Annotated[list[ClassName], Field(min_length=2, max_length=1_000), AfterValidator(_distinct)]
 
 
 class _Dataset(Strict):
@@ -157,10 +164,15 @@ def _number_unless_said(value: Any) -> Any:
     return {"kind": "number"} | value if isinstance(value, dict) else value
 
 
+def _or_a_name(schema: dict[str, Any]) -> None:
+    """Say in the JSON schema that `kind` may be left out, and that a plain name is enough."""
+    schema.pop("discriminator")
+    schema["anyOf"] = [{"type": "string"}, *schema.pop("oneOf")]
+
+
 Feature = Annotated[
-    Annotated[NumberColumn | YesNoColumn | OneHotColumn, Field(discriminator="kind")],
+    Annotated[NumberColumn | YesNoColumn | OneHotColumn, Field(discriminator="kind", json_schema_extra=_or_a_name)],
     BeforeValidator(_number_unless_said),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object"}]}),
 ]
 Scaling = Literal["none", "min_max", "standard"]
 

@@ -8,7 +8,7 @@ DatasetName = Literal["digits", "cifar10", "cifar100", "mnist", "fashion_mnist",
 
 
 @dataclass(frozen=True)
-class SourceFile:
+class PublishedFile:
     """A file as its publishers offer it; the MD5 is the one that they, or torchvision for them, list."""
 
     name: str
@@ -31,7 +31,7 @@ class DatasetFacts:
     std: tuple[float, ...]
     source: str
     licence: str
-    files: tuple[SourceFile, ...]
+    files: tuple[PublishedFile, ...]
 
     def input_shape(self, resize: int | None) -> tuple[int, int, int]:
         """Return the shape a network sees, (channels, height, width), after an optional resize to a square."""
@@ -63,7 +63,7 @@ DATASETS: dict[DatasetName, DatasetFacts] = {
         std=(0.3759,),
         source="https://archive.ics.uci.edu/dataset/80 (its test part; E. Alpaydin and C. Kaynak, 1998)",
         licence="CC BY 4.0",
-        files=(SourceFile("digits.csv.gz", "9b335364a7bfd63947c7480a5bd51f2d"),),
+        files=(PublishedFile("digits.csv.gz", "9b335364a7bfd63947c7480a5bd51f2d"),),
     ),
     "cifar10": DatasetFacts(
         title="Colour photographs of 32x32 pixels in ten classes",
@@ -75,7 +75,7 @@ DATASETS: dict[DatasetName, DatasetFacts] = {
         std=(0.2470, 0.2435, 0.2616),
         source="https://www.cs.toronto.edu/~kriz/cifar.html (A. Krizhevsky, 2009)",
         licence="None stated; its page asks to cite the technical report",
-        files=(SourceFile("cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a"),),
+        files=(PublishedFile("cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a"),),
     ),
     "cifar100": DatasetFacts(
         title="Colour photographs of 32x32 pixels in a hundred classes",
@@ -87,7 +87,7 @@ DATASETS: dict[DatasetName, DatasetFacts] = {
         std=(0.2673, 0.2564, 0.2762),
         source="https://www.cs.toronto.edu/~kriz/cifar.html (A. Krizhevsky, 2009)",
         licence="None stated; its page asks to cite the technical report",
-        files=(SourceFile("cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85"),),
+        files=(PublishedFile("cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85"),),
     ),
     "mnist": DatasetFacts(
         title="Handwritten digits of 28x28 pixels",
@@ -100,10 +100,10 @@ DATASETS: dict[DatasetName, DatasetFacts] = {
         source="https://yann.lecun.com/exdb/mnist/ (Y. LeCun, C. Cortes and C. J. C. Burges, 1998)",
         licence="CC BY-SA 3.0",
         files=(
-            SourceFile("train-images-idx3-ubyte.gz", "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
-            SourceFile("train-labels-idx1-ubyte.gz", "d53e105ee54ea40749a09fcbcd1e9432"),
-            SourceFile("t10k-images-idx3-ubyte.gz", "9fb629c4189551a2d022fa330f9573f3"),
-            SourceFile("t10k-labels-idx1-ubyte.gz", "ec29112dd5afa0611ce80d1b7f02629c"),
+            PublishedFile("train-images-idx3-ubyte.gz", "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
+            PublishedFile("train-labels-idx1-ubyte.gz", "d53e105ee54ea40749a09fcbcd1e9432"),
+            PublishedFile("t10k-images-idx3-ubyte.gz", "9fb629c4189551a2d022fa330f9573f3"),
+            PublishedFile("t10k-labels-idx1-ubyte.gz", "ec29112dd5afa0611ce80d1b7f02629c"),
         ),
     ),
     "fashion_mnist": DatasetFacts(
@@ -117,10 +117,10 @@ DATASETS: dict[DatasetName, DatasetFacts] = {
         source="https://github.com/zalandoresearch/fashion-mnist (H. Xiao, K. Rasul and R. Vollgraf, 2017)",
         licence="MIT",
         files=(
-            SourceFile("train-images-idx3-ubyte.gz", "8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
-            SourceFile("train-labels-idx1-ubyte.gz", "25c81989df183df01b3e8a0aad5dffbe"),
-            SourceFile("t10k-images-idx3-ubyte.gz", "bef4ecab320f06d8554ea6380940ec79"),
-            SourceFile("t10k-labels-idx1-ubyte.gz", "bb300cfdad3c16e7a12a480ee83cd310"),
+            PublishedFile("train-images-idx3-ubyte.gz", "8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
+            PublishedFile("train-labels-idx1-ubyte.gz", "25c81989df183df01b3e8a0aad5dffbe"),
+            PublishedFile("t10k-images-idx3-ubyte.gz", "bef4ecab320f06d8554ea6380940ec79"),
+            PublishedFile("t10k-labels-idx1-ubyte.gz", "bb300cfdad3c16e7a12a480ee83cd310"),
         ),
     ),
     "svhn": DatasetFacts(
@@ -134,8 +134,8 @@ DATASETS: dict[DatasetName, DatasetFacts] = {
         source="http://ufldl.stanford.edu/housenumbers/ (Y. Netzer et al., 2011)",
         licence="For non-commercial use only, as its page says",
         files=(
-            SourceFile("train_32x32.mat", "e26dedcc434d2e4c54c9b2d4a06d8373"),
-            SourceFile("test_32x32.mat", "eb5a983be6a315427106f1b164d9cef3"),
+            PublishedFile("train_32x32.mat", "e26dedcc434d2e4c54c9b2d4a06d8373"),
+            PublishedFile("test_32x32.mat", "eb5a983be6a315427106f1b164d9cef3"),
         ),
     ),
 }

@@ -4,17 +4,24 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from models.datasets import Task
 from models.errors import TrainyardError
 from models.layers import (
     MAX_KERNEL_SIZE,
     MAX_LAYERS,
+    AdaptiveAvgPool2d,
+    AvgPool2d,
     Conv2d,
     Dropout,
     Dropout2d,
     Flatten,
+    GlobalAvgPool2d,
     Layer,
+    LeakyRelu,
     Linear,
     LogSoftmax,
+    MaxPool2d,
+    Relu,
     Residual,
     Shape,
     SingleLayer,
@@ -25,6 +32,9 @@ MAX_PARAMETERS = 1_000_000_000
 MAX_ACTIVATIONS = 100_000_000
 MAX_DEPTH = 4
 MAX_APPLICATIONS = 4_096
+
+# Behind a softmax these change nothing of what makes a second one harmful.
+_PASSING_ON = (Flatten, Dropout, Dropout2d, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, GlobalAvgPool2d, Relu, LeakyRelu)
 
 Path = tuple[int, ...]
 
@@ -54,7 +64,7 @@ class NetworkDoesNotFit(LayerDoesNotFit):
 
 
 class DoubleSoftmax(LayerDoesNotFit):
-    """The network ends in a softmax, and cross entropy applies one itself."""
+    """The network ends in a softmax: cross entropy applies one itself, and of a single output it is constant."""
 
     code = "double_softmax"
 
@@ -143,17 +153,20 @@ def projection(input_shape: Shape, output_shape: Shape) -> Conv2d | Linear | Non
     raise ValueError(f"its layers put out {output_shape}, to which no 1x1 projection brings the input")
 
 
-def refuse_double_softmax(layers: Sequence[Layer]) -> None:
-    """Raise DoubleSoftmax where the network ends in a softmax, so that cross entropy would apply a second one."""
+def refuse_final_softmax(layers: Sequence[Layer], task: Task) -> None:
+    """Raise DoubleSoftmax where the network ends in a softmax, whatever merely passes its values on behind it."""
     last = len(layers) - 1
-    while last >= 0 and isinstance(layers[last], Flatten | Dropout | Dropout2d):
+    while last >= 0 and isinstance(layers[last], _PASSING_ON):
         last -= 1
-    if last >= 0 and isinstance(layers[last], Softmax | LogSoftmax):
-        raise DoubleSoftmax(
-            last,
-            f"{_label((last,), layers[last])} ends the network, and cross entropy applies a softmax itself: twice, it "
-            "flattens the gradients. Remove the layer; predictions and their probabilities are the same without it.",
-        )
+    if last < 0 or not isinstance(layers[last], Softmax | LogSoftmax):
+        return
+    why = (
+        "cross entropy applies a softmax itself: twice, it flattens the gradients. Remove the layer; predictions and "
+        "their probabilities are the same without it"
+        if task == "classification"
+        else "of the one output of a regression it is the same number whatever the input. Remove the layer"
+    )
+    raise DoubleSoftmax(last, f"{_label((last,), layers[last])} ends the network, and {why}.")
 
 
 def _follow(layers: Sequence[Layer], shape: Shape, path: Path, applied: int) -> NetworkSummary:

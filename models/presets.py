@@ -2,8 +2,8 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints
-from pydantic_core import PydanticKnownError
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from models.layers import (
     MAX_LAYERS,
@@ -159,6 +159,12 @@ class Resnet(Strict):
     batch_norm_weight: InitialWeight | None = Field(
         default=None, description="The value that the weights of the blocks' batch norms start with; null: 1."
     )
+
+    @model_validator(mode="after")
+    def _batch_norm_is_there_where_it_is_weighted(self) -> "Resnet":
+        if self.batch_norm_weight is not None and self.batch_norm is None:
+            raise PydanticCustomError("conflict", "`batch_norm_weight` needs `batch_norm`, and the blocks have none")
+        return self
 
     def layer_list(self, outputs: int) -> list[Layer]:
         """Return the layer list for this many outputs: one per class, or 1 for a regression."""

@@ -4,10 +4,11 @@ import difflib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from models.errors import FieldError, InvalidRecipe, InvalidSpec, RecipeNotFound
 from models.spec import JobSpec
@@ -21,6 +22,8 @@ Text = Annotated[str, Field(min_length=1, max_length=2_000)]
 Accuracy = Annotated[float, Field(ge=0, le=1)]
 Loss = Annotated[float, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0)]
+Point = TypeVar("Point")
+Points = Annotated[list[Point], Field(min_length=1, max_length=1_000)]
 
 
 class PublishedAccuracy(Strict):
@@ -29,6 +32,22 @@ class PublishedAccuracy(Strict):
     best: Accuracy | None = None
     worst: Accuracy | None = None
     last: Accuracy | None = None
+
+
+class PublishedCurve(Strict):
+    """The epochs that were printed, and one entry for each of them in every list; null where none was printed."""
+
+    epoch: Points[int]
+    train_loss: Points[float]
+    validation_loss: Points[float | None] | None = None
+    train_accuracy: Points[float | None] | None = None
+    validation_accuracy: Points[float | None] | None = None
+
+    @model_validator(mode="after")
+    def _lists_are_equally_long(self) -> "PublishedCurve":
+        if len({len(values) for _, values in self if values is not None}) > 1:
+            raise PydanticCustomError("curve", "The lists of a curve need one entry for each epoch")
+        return self
 
 
 class Reference(Strict):
@@ -44,8 +63,8 @@ class Reference(Strict):
     )
     train_accuracy: Accuracy | None = Field(default=None, description="Of the last epoch.")
     test_accuracy: PublishedAccuracy | None = None
-    curve: Name | None = Field(default=None, description="The name of its rows in `published-curves.csv`.")
     note: Text | None = None
+    curve: PublishedCurve | None = None
 
 
 class Recipe(Strict):
@@ -83,11 +102,12 @@ def get(name: str) -> Recipe:
 
 
 def expand(body: Any) -> Any:
-    """Return a job spec, as it was sent, with its recipe's fields under its own; it keeps the recipe's name.
+    """Return a job spec, as it was sent, with its recipe's fields under its own.
 
-    Objects are merged field by field, everything else replaces: lists, numbers, texts and null. An object whose `name`
-    or `kind` is another than the recipe's replaces it whole. What names no recipe is returned as it is. Raises
-    InvalidSpec where there is no such recipe.
+    It keeps the recipe's name while network and data set are the recipe's: another network's figures are not to be
+    put beside those of the recipe. Objects are merged field by field, everything else replaces: lists, numbers, texts
+    and null. An object whose `name` or `kind` is another than the recipe's replaces it whole. What names no recipe is
+    returned as it is. Raises InvalidSpec where there is no such recipe.
     """
     if not isinstance(body, dict) or not isinstance(body.get("recipe"), str):
         return body
@@ -96,7 +116,14 @@ def expand(body: Any) -> Any:
     except RecipeNotFound as error:
         raise InvalidSpec([FieldError("recipe", str(error), "unknown_recipe")]) from None
     spec = recipe.spec.as_json()
-    return spec | {field: _merged(spec.get(field), value) for field, value in body.items()}
+    merged = spec | {field: _merged(spec.get(field), value) for field, value in body.items()}
+    is_it = merged["network"] == spec["network"] and _same_data(merged["dataset"], spec["dataset"])
+    return merged if is_it else merged | {"recipe": None}
+
+
+def _same_data(dataset: Any, recipes: dict[str, Any]) -> bool:
+    """Tell whether it is the recipe's data set; how a validation split is cut out of it may differ."""
+    return isinstance(dataset, dict) and dataset | {"validation": recipes["validation"]} == recipes
 
 
 def _merged(base: Any, change: Any) -> Any:

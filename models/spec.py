@@ -7,7 +7,7 @@ from pydantic import Field
 
 from models.dataset_spec import DatasetChoice
 from models.errors import FieldError, InvalidSpec
-from models.network import LayerDoesNotFit, NetworkSummary, NetworkTooLarge, refuse_double_softmax, summarise
+from models.network import LayerDoesNotFit, NetworkSummary, NetworkTooLarge, refuse_final_softmax, summarise
 from models.presets import Network, Sequential, Torchvision
 from models.training_spec import TrainingSpec
 from models.validation import Name, Strict, Tag
@@ -26,7 +26,9 @@ class JobSpec(Strict):
     """A whole training job."""
 
     name: Name | None = None
-    recipe: Name | None = Field(default=None, description="The recipe that the spec was made from, if any.")
+    recipe: Name | None = Field(
+        default=None, description="The recipe that the spec was made from, if network and data are its."
+    )
     dataset: DatasetChoice
     network: Network
     training: TrainingSpec = TrainingSpec()
@@ -77,6 +79,5 @@ def _summarise(spec: JobSpec) -> NetworkSummary | None:
             f"layer {last} ({layers[last].kind}) puts out {summary.output_shape}, "
             f"but {needed} and needs ({dataset.outputs},)",
         )
-    if dataset.task == "classification":
-        refuse_double_softmax(layers)
+    refuse_final_softmax(layers, dataset.task)
     return summary

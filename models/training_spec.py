@@ -9,7 +9,7 @@ from models.dataset_spec import DatasetSpec, TableDataset
 from models.errors import FieldError
 from models.validation import Strict
 
-MAX_SEED = 2**53 - 1  # the largest integer that every JSON reader keeps exactly
+MAX_SEED = 2**32 - 1  # of a larger one torch's generator on a CPU takes the low 32 bits: two seeds would be one
 MAX_EPOCHS = 100_000
 
 LearningRate = Annotated[float, Field(gt=0, le=1_000)]
@@ -68,8 +68,15 @@ def _sgd_unless_named(value: Any) -> Any:
     return {"name": "sgd"} | value if isinstance(value, dict) else value
 
 
+def _any_of(schema: dict[str, Any]) -> None:
+    """Say in the JSON schema that `name` may be left out, which a discriminator does not allow."""
+    schema.pop("discriminator")
+    schema["anyOf"] = schema.pop("oneOf")
+
+
 OptimizerSpec = Annotated[
-    Annotated[Sgd | Adam | AdamW | RmsProp, Field(discriminator="name")], BeforeValidator(_sgd_unless_named)
+    Annotated[Sgd | Adam | AdamW | RmsProp, Field(discriminator="name", json_schema_extra=_any_of)],
+    BeforeValidator(_sgd_unless_named),
 ]
 
 

@@ -1,5 +1,6 @@
 """What a supervisor and its runner say to each other through their pipes; JSON, checked on arrival."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -13,9 +14,13 @@ STOP = b"stop"  # a command of the supervisor: leave the loop after this epoch; 
 CHECKPOINTS_KEPT = 2  # the last, and the one before in case the last is damaged
 
 
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")  # all but line feeds
+
+
 def _storable(text: str) -> str:
-    """Return text that Postgres stores: a file name or a message of a library may hold anything."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+    """Return text that Postgres stores and a terminal shows: a file name or a library's message may hold anything."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 Sentence = Annotated[str, BeforeValidator(_storable)]

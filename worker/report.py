@@ -118,6 +118,7 @@ def _evidence(spec: JobSpec, state: TrainState, measured: Measured, data: Prepar
     return Evidence(
         epochs=state.history,
         task=spec.dataset.task,
+        images=not isinstance(spec.dataset, TableDataset),
         loss=per_split(lambda evaluation: evaluation.loss),
         accuracy=per_split(lambda evaluation: evaluation.accuracy),
         r2=per_split(lambda evaluation: _errors(evaluation).r2) if is_regression else Splits(),

@@ -13,8 +13,9 @@ from multiprocessing.connection import Connection
 
 import torch
 
-from models.errors import BatchOfOne, DeviceUnavailable, TrainyardError
+from models.errors import BatchOfOne, DeviceUnavailable, InvalidData, TrainyardError
 from models.network import NetworkSummary
+from models.result import DatasetReport
 from worker import checkpoints, datasets
 from worker.datasets import PreparedData
 from worker.messages import STOP, Assignment, EpochEnded, Event, Failed, Phase, Succeeded
@@ -29,10 +30,11 @@ from worker.training.state import TrainState
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _KEEP_BYTES = 2**30
 _PROGRESS_SECONDS = 1.0
-# What torch says with a plain RuntimeError, by words of its message.
+# What torch says with plain errors of Python, by words of their message.
 _REASONS = {
     "DefaultCPUAllocator: can't allocate memory": "out_of_memory",
     "does not have a deterministic implementation": "not_deterministic",
+    "Expected more than 1 value per channel when training": "batch_of_one",
 }
 _WEIGHTS = "weights"  # under the data set directory: files that an admin placed for torchvision's networks
 
@@ -86,13 +88,12 @@ class _Run:
         self._say("Builds the network.")
         state = TrainState.fresh(self.spec, self.device, weights=self.task.datasets / _WEIGHTS)
         self._require_batches_that_normalise(state.summary, len(splits.train))
-        self._resume(state)
+        self._resume(state, data.report)
         setup_seconds = now(self.device) - self.started
         self._say(f"Trains on {self.device.type}.")
         for metrics in fit(state, self.spec.training, splits.train, splits.validation):
-            saved = checkpoints.save(
-                self.task.artifacts, state.state_dict(), attempt=self.task.attempt, epoch=metrics.epoch
-            )
+            content = state.state_dict() | {"data": data.report.checksum}
+            saved = checkpoints.save(self.task.artifacts, content, attempt=self.task.attempt, epoch=metrics.epoch)
             _send(self.events, EpochEnded(metrics=metrics, checkpoint=saved))
             if self.stop.is_set():
                 return None
@@ -120,10 +121,16 @@ class _Run:
         validation = test if data.validation is data.test else put(data.validation) if data.validation else None
         return _Splits(put(data.train), validation, test)
 
-    def _resume(self, state: TrainState) -> None:
+    def _resume(self, state: TrainState, data: DatasetReport) -> None:
+        """Go on from the newest checkpoint; raise InvalidData where it was trained on other data than there are now."""
         found = checkpoints.load_newest(self.task.artifacts, self.task.checkpoints)
         if found is not None:
             saved, checkpoint = found
+            if saved["data"] != data.checksum:
+                raise InvalidData(
+                    f"The data set {data.name} has changed since epoch {checkpoint.epoch}: one training cannot go on "
+                    "over two data sets. Put the old data back, or submit the job again."
+                )
             state.load_state_dict(saved)
             print(f"Attempt {self.task.attempt} goes on after epoch {checkpoint.epoch}.", flush=True)
 

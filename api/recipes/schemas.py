@@ -12,7 +12,7 @@ from models.spec import JobSpec
 
 
 class RecipeSummary(BaseModel):
-    """A recipe in a list; parameters are counted once each, MACs per sample."""
+    """A recipe in a list; parameters are counted once each, MACs per sample. Its curve is in the recipe itself."""
 
     name: str
     title: str
@@ -26,7 +26,7 @@ class RecipeSummary(BaseModel):
     @classmethod
     def of(cls, recipe: Recipe) -> "RecipeSummary":
         """Show a recipe in a list."""
-        return cls(**_short(recipe))
+        return cls(**_short(recipe) | {"reference": recipe.reference.model_copy(update={"curve": None})})
 
 
 class RecipeView(RecipeSummary):

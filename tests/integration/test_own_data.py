@@ -1,6 +1,8 @@
 """Jobs on data of one's own, through real processes: a table, a tree of images, a network of torchvision's."""
 
+import os
 import random
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +149,25 @@ def test_a_training_that_does_not_improve_stops_early_with_its_best_weights(serv
     }
     assert result["weights_epoch"] == best
     assert result["loss"]["validation"] == pytest.approx(min(losses), rel=1e-6)
+
+
+def test_data_that_change_between_two_attempts_end_the_job_instead_of_being_mixed(
+    start_service: Any, digits_cache: Path
+) -> None:
+    rows = [f"{number},{number % 7}" for number in range(300)]
+    table = digits_cache / "tables" / "changing.csv"
+    table.parent.mkdir(exist_ok=True)
+    table.write_text("x,y\n" + "\n".join(rows))
+    dataset = {"name": "table", "file": "changing.csv", "target": "y", "features": ["x"]}
+    spec = {"dataset": dataset, "network": {"name": "mlp"}, "training": {"epochs": 100_000, "seed": 1}}
+    service = start_service(poll_seconds=0.2)
+    job_id = service.submit(spec)
+    service.wait_for_epoch(job_id, 5)
+    table.write_text("x,y\n" + "\n".join(rows[:150]))
+    os.kill(service.runner_pid(), signal.SIGKILL)
+    job = service.wait_for_end(job_id)
+    assert (job["status"], job["reason"], job["attempt"]) == ("failed", "invalid_data", 2)
+    assert "tables/changing.csv has changed since epoch" in job["message"]
+    (recorded,) = service.rows("SELECT count(*) AS n, max(attempt) AS last FROM epochs WHERE job_id = %s", job_id)
+    assert recorded["n"] >= 5
+    assert recorded["last"] == 1, "nothing was trained on the other data"

@@ -41,7 +41,9 @@ def test_all_recipes_are_listed_with_their_counts_and_figures(idle: Any) -> None
 def test_a_recipe_is_shown_whole_and_what_is_shown_can_be_posted(idle: Any) -> None:
     for item in idle.http.get("/recipes").json()["items"]:
         recipe = idle.http.get(f"/recipes/{item['name']}").json()
-        assert {field: recipe[field] for field in item} == item
+        assert {field: recipe[field] for field in item} == item | {
+            "reference": item["reference"] | {"curve": recipe["reference"]["curve"]}
+        }
         assert recipe["description"]
         validated = idle.http.post("/jobs:validate", json=recipe["spec"])
         assert validated.status_code == 200, validated.text
@@ -72,6 +74,25 @@ def test_a_job_from_a_recipe_stores_the_merged_spec_under_the_recipes_name(idle:
     assert isinstance(job["spec"]["training"]["seed"], int)
 
 
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({}, True),
+        ({"dataset": {"validation": 0.1}}, True),
+        ({"training": {"batch_size": 32}}, True),
+        ({"network": {"dropout": 0.5}}, False),
+        ({"network": {"name": "mlp"}}, False),
+        ({"dataset": {"name": "svhn"}}, False),
+    ],
+)
+def test_another_network_or_data_set_does_not_go_under_the_recipes_name(
+    idle: Any, changes: dict[str, Any], kept: bool
+) -> None:
+    answer = idle.http.post("/jobs:validate", json={"recipe": "lenet"} | changes)
+    assert answer.status_code == 200
+    assert answer.json()["spec"]["recipe"] == ("lenet" if kept else None)
+
+
 def test_a_job_without_a_recipe_has_none(idle: Any) -> None:
     spec = {"dataset": {"name": "digits"}, "network": {"name": "mlp"}}
     assert idle.http.post("/jobs:validate", json=spec).json()["spec"]["recipe"] is None
@@ -88,6 +109,7 @@ def test_a_recipe_is_validated_with_its_changes_and_nothing_is_stored(idle: Any)
 
 
 BAD: list[tuple[dict[str, Any], str, str]] = [
+    ({"recipe": "resnet10-bn", "network": {"batch_norm": None}}, "network", "conflict"),
     ({"recipe": "lenett"}, "recipe", "unknown_recipe"),
     ({"recipe": ""}, "recipe", "unknown_recipe"),
     ({"recipe": "nul\x00"}, "recipe", "unknown_recipe"),

@@ -73,6 +73,14 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (IMAGES | {"folder": "a\n"}, "unprintable_text"),
     (IMAGES | {"classes": ["cat"]}, "too_short"),
     (IMAGES | {"classes": ["cat", "dog", "cat"]}, "duplicate"),
+    (IMAGES | {"classes": ["cat", " dog"]}, "padded_text"),
+    (
+        TABLE
+        | {
+            "features": [ONE_HOT | {"categories": [f"{n}" for n in range(1_000)], "column": f"c{c}"} for c in range(66)]
+        },
+        "too_long",
+    ),
     ({key: value for key, value in IMAGES.items() if key != "resize"}, "missing"),
     (IMAGES | {"resize": 513}, "less_than_equal"),
     (IMAGES | {"colors": "cmyk"}, "literal_error"),
@@ -99,9 +107,11 @@ def test_what_cannot_be_meant_is_refused(fields: dict[str, Any], code: str) -> N
     assert [error["type"] for error in refusal.value.errors()] == [code]
 
 
-def test_ten_thousand_classes_are_fine() -> None:
-    spec = parse(IMAGES | {"classes": [f"class {number}" for number in range(10_000)]})
-    assert spec.outputs == 10_000
+def test_a_thousand_classes_are_fine_and_no_more() -> None:
+    spec = parse(IMAGES | {"classes": [f"class {number}" for number in range(1_000)]})
+    assert spec.outputs == 1_000
+    with pytest.raises(ValidationError):
+        parse(IMAGES | {"classes": [f"class {number}" for number in range(1_001)]})
 
 
 def listed(name: DatasetName) -> dict[str, str]:

@@ -44,7 +44,11 @@ def test_leakage_is_as_grave_as_its_share_of_the_second_split(shared: int, level
     found = only(Evidence(shared_samples={"train/test": shared}, samples=SAMPLES))
     assert (found.code, found.level) == ("leakage", level)
     assert found.evidence["share"] == shared / 2_000
-    assert f"{shared:,} samples of the test split also stand in the train split" in found.message
+    stand = (
+        "1 sample of the test split also stands" if shared == 1 else f"{shared:,} samples of the test split also stand"
+    )
+    assert f"{stand} in the train split" in found.message
+    assert ("scores are too good" in found.message) is (level != "info")
 
 
 def test_each_pair_of_splits_leaks_by_itself_and_none_without_shared_samples() -> None:

@@ -18,7 +18,7 @@ from models.network import (
     LayerDoesNotFit,
     NetworkTooLarge,
     projection,
-    refuse_double_softmax,
+    refuse_final_softmax,
     summarise,
 )
 from models.spec import JobSpec
@@ -423,17 +423,34 @@ def test_residuals_nested_deeper_than_is_accepted_are_refused(depth: int) -> Non
 
 
 @pytest.mark.parametrize("kind", ["softmax", "log_softmax"])
-@pytest.mark.parametrize("after", [[], [{"kind": "dropout"}], [{"kind": "dropout2d"}, FLATTEN]])
+@pytest.mark.parametrize(
+    "after",
+    [
+        [],
+        [{"kind": "dropout"}],
+        [{"kind": "dropout2d"}, FLATTEN],
+        [{"kind": "global_avg_pool2d"}, FLATTEN],
+        [POOL, {"kind": "adaptive_avg_pool2d", "output_size": 1}, FLATTEN],
+        [RELU, {"kind": "leaky_relu"}],
+    ],
+)
 def test_a_softmax_that_cross_entropy_would_repeat_is_refused_with_what_to_do(
     kind: str, after: list[dict[str, Any]]
 ) -> None:
     with pytest.raises(DoubleSoftmax) as refused:
-        refuse_double_softmax(layers(linear(10), {"kind": kind}, *after))
+        refuse_final_softmax(layers(linear(10), {"kind": kind}, *after), "classification")
     assert (refused.value.code, refused.value.loc) == ("double_softmax", "1")
     assert str(refused.value).startswith(
         f"layer 1 ({kind}) ends the network, and cross entropy applies a softmax itself"
     )
     assert "Remove the layer" in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", ["softmax", "log_softmax"])
+def test_a_regression_that_ends_in_a_softmax_is_refused_because_it_is_constant(kind: str) -> None:
+    with pytest.raises(DoubleSoftmax, match="the same number whatever the input") as refused:
+        refuse_final_softmax(layers(linear(1), {"kind": kind}), "regression")
+    assert refused.value.loc == "1"
 
 
 @pytest.mark.parametrize(
@@ -446,4 +463,4 @@ def test_a_softmax_that_cross_entropy_would_repeat_is_refused_with_what_to_do(
     ],
 )
 def test_a_softmax_elsewhere_is_nobody_s_business(written: list[dict[str, Any]]) -> None:
-    refuse_double_softmax(layers(*written))
+    refuse_final_softmax(layers(*written), "classification")

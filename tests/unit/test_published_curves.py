@@ -3,16 +3,13 @@
 Every tenth epoch is printed, and validation there was measured before the epoch's training: one epoch late.
 """
 
-import csv
-from collections import defaultdict
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
+from models.recipes import PublishedCurve, all_recipes
 from models.result import Diagnosis, EpochMetrics
 from worker.diagnosis import Evidence, Splits, diagnose
-
-CURVES = Path(__file__).parents[3] / "shared" / "data" / "published-curves.csv"
 
 # Training and test accuracy that the write-ups report; they have no validation curve of these.
 REPORTED = {
@@ -23,32 +20,28 @@ REPORTED = {
     "cnn2-wide-dropout": (0.69, 0.62),
 }
 
-pytestmark = pytest.mark.skipif(not CURVES.exists(), reason="the published curves are not here")
-
 
 @pytest.fixture(scope="module")
 def published() -> dict[str, list[EpochMetrics]]:
-    runs = defaultdict(list)
-    with CURVES.open(newline="") as file:
-        for row in csv.DictReader(file):
-            runs[row["run"]].append(
-                EpochMetrics(
-                    epoch=int(row["epoch"]),
-                    train_loss=float(row["train_loss"]),
-                    train_accuracy=_number(row["train_accuracy"]),
-                    validation_loss=_number(row["validation_loss"]),
-                    validation_accuracy=_number(row["validation_accuracy"]),
-                    learning_rate=0.01,
-                    penalty=0.0,
-                    seconds=1.0,
-                    train_seconds=1.0,
-                )
-            )
-    return runs
+    return {name: list(_epochs(recipe.reference.curve)) for name, recipe in all_recipes().items()}
 
 
-def _number(text: str) -> float | None:
-    return float(text) if text else None
+def _epochs(curve: PublishedCurve | None) -> Iterator[EpochMetrics]:
+    if curve is None:
+        return
+    nothing = [None] * len(curve.epoch)
+    for index, epoch in enumerate(curve.epoch):
+        yield EpochMetrics(
+            epoch=epoch,
+            train_loss=curve.train_loss[index],
+            train_accuracy=(curve.train_accuracy or nothing)[index],
+            validation_loss=(curve.validation_loss or nothing)[index],
+            validation_accuracy=(curve.validation_accuracy or nothing)[index],
+            learning_rate=0.01,
+            penalty=0.0,
+            seconds=1.0,
+            train_seconds=1.0,
+        )
 
 
 def found_in(evidence: Evidence) -> dict[str, Diagnosis]:

@@ -22,7 +22,7 @@ import torchvision
 from PIL import Image
 
 from models.dataset_spec import NamedDataset
-from models.datasets import DATASETS, DatasetName, SourceFile
+from models.datasets import DATASETS, DatasetName, PublishedFile
 from models.errors import InvalidData
 from worker.datasets.image_data import ImageData
 from worker.datasets.loading import load_images
@@ -170,7 +170,7 @@ def accept_svhn(folder: Path, monkeypatch: pytest.MonkeyPatch, address: str = "h
 
 def publish_with(name: DatasetName, archives: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the registry list the MD5s that the archives have."""
-    files = tuple(SourceFile(archive.name, md5_of(archive)) for archive in archives)
+    files = tuple(PublishedFile(archive.name, md5_of(archive)) for archive in archives)
     monkeypatch.setitem(DATASETS, name, dataclasses.replace(DATASETS[name], files=files))
 
 

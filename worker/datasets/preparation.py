@@ -89,8 +89,9 @@ def _prepare_images(spec: NamedDataset | ImagesDataset, data: ImageData, seed: i
     test_split, split_seed = None, 0
     if isinstance(spec, ImagesDataset) and not len(data.test.labels):
         test_split, split_seed = spec.test_split or DEFAULT_TEST_SPLIT, spec.split_seed
+    name = spec.name if isinstance(spec, NamedDataset) else f"images/{spec.folder}"
     rows = part_rows(
-        data.train.labels, test_split=test_split, split_seed=split_seed, validation=spec.validation, seed=seed
+        name, data.train.labels, test_split=test_split, split_seed=split_seed, validation=spec.validation, seed=seed
     )
     parts = {name: data.train.take(chosen) for name, chosen in rows.items()}
     if "test" not in parts:
@@ -101,7 +102,7 @@ def _prepare_images(spec: NamedDataset | ImagesDataset, data: ImageData, seed: i
         mean, std = fit_channels(parts["train"].images)
     channels = ("red", "green", "blue") if len(mean) == 3 else ("gray",)
     described = _Described(
-        name=spec.name if isinstance(spec, NamedDataset) else f"images/{spec.folder}",
+        name=name,
         checksum=data.checksum,
         digests={name: part.digests for name, part in parts.items()},
         scaling={channel: Scale(shift=m, scale=s) for channel, m, s in zip(channels, mean, std, strict=True)},
@@ -112,7 +113,9 @@ def _prepare_images(spec: NamedDataset | ImagesDataset, data: ImageData, seed: i
 
 def _prepare_table(spec: TableDataset, path: Path, table: Table, seed: int) -> PreparedData:
     labels = table.targets.astype(np.int64) if spec.classes else None
+    name = f"tables/{spec.file}"
     rows = part_rows(
+        name,
         np.zeros(len(table.targets), np.int64) if labels is None else labels,
         test_split=spec.test_split,
         split_seed=spec.split_seed,
@@ -129,7 +132,7 @@ def _prepare_table(spec: TableDataset, path: Path, table: Table, seed: int) -> P
     targets = ready.pop(spec.target) if labels is None else labels
     inputs = np.hstack(list(ready.values()))
     described = _Described(
-        name=f"tables/{spec.file}",
+        name=name,
         checksum=table.checksum,
         digests={name: table.digests[chosen] for name, chosen in rows.items()},
         scaling=scaling,

@@ -1,5 +1,8 @@
 """Which samples stand in which split: held out by a seed, class by class in proportion."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,21 +12,38 @@ Indices = NDArray[np.int64]
 
 
 def part_rows(
-    strata: NDArray[np.int64], *, test_split: float | None, split_seed: int, validation: float | str, seed: int
+    data: str,
+    strata: NDArray[np.int64],
+    *,
+    test_split: float | None,
+    split_seed: int,
+    validation: float | str,
+    seed: int,
 ) -> dict[str, Indices]:
-    """Part rows into "train", "validation" where a fraction of it is asked for, and "test" where `test_split` is set.
+    """Part the rows of `data` into "train", "validation" for a fraction of it, and "test" where `test_split` is set.
 
     `strata` are the labels of all rows, (N,), or all equal for a regression. The test split depends on `split_seed`
     alone; `validation` is a fraction of what is left, held out by `seed`. Raises InvalidData as stratified_holdout.
     """
     rows = {"train": np.arange(len(strata))}
     if test_split is not None:
-        rows["train"], held_out = stratified_holdout(strata, test_split, split_seed)
+        with _named(f"test split of {data}"):
+            rows["train"], held_out = stratified_holdout(strata, test_split, split_seed)
     if isinstance(validation, float) and validation > 0:
         left = rows["train"]
-        kept, validated = stratified_holdout(strata[left], validation, seed)
+        with _named(f"validation split of {data}"):
+            kept, validated = stratified_holdout(strata[left], validation, seed)
         rows |= {"train": left[kept], "validation": left[validated]}
     return rows if test_split is None else rows | {"test": held_out}
+
+
+@contextmanager
+def _named(split: str) -> Iterator[None]:
+    """Say of an error which split was to be held out."""
+    try:
+        yield
+    except InvalidData as error:
+        raise InvalidData(f"The {split} cannot be held out. {error}") from None
 
 
 def stratified_holdout(labels: NDArray[np.int64], fraction: float, seed: int) -> tuple[Indices, Indices]:

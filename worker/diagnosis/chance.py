@@ -3,15 +3,16 @@
 import math
 from collections.abc import Mapping
 
-from models.result import Diagnosis
+from models.result import Diagnosis, Level
 from worker.diagnosis.evidence import Evidence
 from worker.diagnosis.wording import percent
 
 LUCK = 0.01  # probability of so many hits by guessing; below it nobody calls it guessing
+AT_CHANCE = 0.01  # of accuracy above guessing; with 10,000 test samples of ten classes that is 3 standard errors
 
 
 def accuracy_at_chance(evidence: Evidence) -> list[Diagnosis]:
-    """Fire where always answering the most frequent class of the test split does as well, up to luck."""
+    """Fire where always answering the most frequent class of the test split does as well, or might by luck."""
     accuracy, classes = evidence.accuracy.test, evidence.test_classes
     if accuracy is None or not any(classes.values()):
         return []
@@ -21,10 +22,14 @@ def accuracy_at_chance(evidence: Evidence) -> list[Diagnosis]:
     name = max(classes, key=lambda each: classes[each])
     samples = sum(classes.values())
     share = classes[name] / samples
+    guessing = f"always answering '{name}' gets {percent(share)} of the {samples:,} test samples right"
+    level: Level = "error" if accuracy <= share + AT_CHANCE else "info"
     message = (
-        f"The test accuracy of {percent(accuracy)} is no better than guessing: always answering '{name}' gets "
-        f"{percent(share)} of the {samples:,} test samples right. Look at the confusion matrix, and check labels, "
-        "learning rate and the scaling of the inputs before anything else."
+        f"The test accuracy of {percent(accuracy)} is no better than guessing: {guessing}. Look at the confusion "
+        "matrix, and check labels, learning rate and the scaling of the inputs before anything else."
+        if level == "error"
+        else f"The test accuracy of {percent(accuracy)} cannot be told from guessing: {guessing}, and with so few "
+        f"samples luck would do as well with a probability of {percent(luck)}. Test on more samples."
     )
     numbers = {
         "test_accuracy": accuracy,
@@ -33,7 +38,7 @@ def accuracy_at_chance(evidence: Evidence) -> list[Diagnosis]:
         "test_samples": samples,
         "probability_by_guessing": luck,
     }
-    return [Diagnosis(code="accuracy_at_chance", level="error", message=message, evidence=numbers)]
+    return [Diagnosis(code="accuracy_at_chance", level=level, message=message, evidence=numbers)]
 
 
 def beats_guessing(evidence: Evidence) -> bool:

@@ -93,7 +93,9 @@ def _leak(evidence: Evidence, pair: str, shared: int) -> Diagnosis:
         found += f", {percent(share)} of its {samples:,}"
         level = "error" if share >= SEVERE_LEAKAGE else "warning" if share >= LEAKAGE else "info"
     message = (
-        f"{found}: a network that knows them by heart is right there, so the {second} scores are too good. Take the "
-        "duplicates out before splitting."
+        f"{found}: so few hardly change the {second} scores."
+        if level == "info"
+        else f"{found}: a network that knows them by heart is right there, so the {second} scores are too good. Take "
+        "the duplicates out before splitting."
     )
     return Diagnosis(code="leakage", level=level, message=message, evidence=numbers)

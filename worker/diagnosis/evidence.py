@@ -50,6 +50,7 @@ class Evidence:
 
     epochs: Sequence[EpochMetrics] = ()
     task: Task = "classification"
+    images: bool = True  # the inputs are, and can be augmented
     loss: Splits = Splits()
     accuracy: Splits = Splits()
     r2: Splits = Splits()

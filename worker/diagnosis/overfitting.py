@@ -21,7 +21,7 @@ WIDE_GAP: dict[Task, float] = {"classification": 0.10, "regression": 0.20}
 SEVERE_GAP: dict[Task, float] = {"classification": 0.25, "regression": 0.50}
 STANDARD_ERRORS = 3.0  # that a gap must exceed, where the size of the held-out split is known
 
-_REMEDIES = "augmentation, dropout, weight decay, a smaller network or more data"
+_REMEDIES = "dropout, weight decay, a smaller network or more data"
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ def overfitting(evidence: Evidence) -> list[Diagnosis]:
     sentences = [_course(turn) if turn else "The network overfits."]
     if gap:
         sentences.append(_apart(gap, evidence.task))
-    sentences.append(_advice(turn, evidence.weights_epoch if kept else None))
+    remedies = f"augmentation, {_REMEDIES}" if evidence.images else _REMEDIES
+    sentences.append(_advice(turn, evidence.weights_epoch if kept else None, remedies))
     level: Level = "warning" if wide else "info"
     if turn and not kept:
         level = _level(turn, gap, evidence.task)
@@ -131,6 +132,10 @@ def _course(turn: Turn) -> str:
 
 
 def _apart(gap: Gap, task: Task) -> str:
+    if task == "classification" and gap.size <= 0:
+        return (
+            f"The {gap.split} accuracy of {percent(gap.held_out)} has not suffered: training has {percent(gap.train)}."
+        )
     if task == "classification":
         still = "" if gap.size >= WIDE_GAP[task] else "still only "
         return (
@@ -140,14 +145,14 @@ def _apart(gap: Gap, task: Task) -> str:
     return f"R2 is {number(gap.train)} on the training split and {number(gap.held_out)} on the {gap.split} split."
 
 
-def _advice(turn: Turn | None, kept_epoch: int | None) -> str:
+def _advice(turn: Turn | None, kept_epoch: int | None, remedies: str) -> str:
     if turn is None:
-        return f"Much of what it learned holds for the training samples alone: try {_REMEDIES}."
+        return f"Much of what it learned holds for the training samples alone: try {remedies}."
     if kept_epoch is not None:
         return f"The weights of epoch {kept_epoch}, from before that, were kept: what followed is not in the scores."
     return (
         f"From about epoch {turn.onset_epoch} on it learned what holds for the training samples alone: stop near "
-        f"epoch {turn.best_epoch} (`early_stopping` brings back the best weights), or try {_REMEDIES}."
+        f"epoch {turn.best_epoch} (`early_stopping` brings back the best weights), or try {remedies}."
     )
 
 

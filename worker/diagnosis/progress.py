@@ -1,5 +1,6 @@
 """How far the training got: a loss that never moved, that still falls, or that settled too high."""
 
+import math
 from collections.abc import Sequence
 
 from models.datasets import Task
@@ -19,7 +20,7 @@ LEARNED_R2 = 0.1  # well above the 0 of always answering the mean: then the loss
 STILL_FALLING = 0.05  # of the loss at the end
 STILL_LEARNING = 0.1  # of all that the loss has fallen: what a slow start looks like, far from any plateau
 WORTH_WAITING = 0.02  # of all that the loss has fallen: below it the rest is polish
-NOTICEABLE = 0.01  # of the loss at the end
+NOTICEABLE = 0.005  # of the loss at the end: below it the loss has settled
 AT_REST = 0.1  # of the highest learning rate: below it the schedule has ended the training on purpose
 
 # Of what guessing leaves to learn. R2: below Cohen's (1988) bound of 0.26 for a large effect.
@@ -81,7 +82,7 @@ def underfitting(evidence: Evidence) -> list[Diagnosis]:
     """Fire where even the training split is learned poorly, and the training loss has settled."""
     train = evidence.curve("train_loss")
     score = _training_score(evidence)
-    if len(train) < SHORT_CURVE or _falls(train) or score is None:
+    if len(train) < SHORT_CURVE or not _settled(train) or score is None:
         return []
     guessing = _guessing(evidence)
     learned = (score - guessing) / (1 - guessing) if guessing < 1 else 1.0
@@ -105,12 +106,18 @@ def underfitting(evidence: Evidence) -> list[Diagnosis]:
 
 def _falls(curve: Curve) -> bool:
     """Tell whether the loss falls at the end by so much that more epochs are worth their time."""
+    if _settled(curve):
+        return False
     _, fall = curve.fall_at_the_end()
-    return (
-        fall > 0
-        and fall >= max(NOTICEABLE * curve.end, WORTH_WAITING * curve.gain)
-        and fall >= min(STILL_FALLING * curve.end, STILL_LEARNING * curve.gain)
-    )
+    # Of a curve that begins late it is not known how far it has fallen.
+    learned = curve.gain if curve.epochs[0] == 1 else math.inf
+    return fall >= min(STILL_FALLING * curve.end, STILL_LEARNING * learned)
+
+
+def _settled(curve: Curve) -> bool:
+    """Tell whether the loss no longer falls at the end, but for polish."""
+    _, fall = curve.fall_at_the_end()
+    return fall <= 0 or fall < max(NOTICEABLE * curve.end, WORTH_WAITING * curve.gain)
 
 
 def _at_rest(epochs: Sequence[EpochMetrics]) -> bool:

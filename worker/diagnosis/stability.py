@@ -7,7 +7,8 @@ from worker.diagnosis.wording import number
 
 JUMPS = 3  # one or two that are made good are an accident
 JUMP_RATE = 0.02  # of the epochs: a long run may have its accidents
-JUMP_SIZE = 0.05  # of the first training loss: jumps of a loss near zero are large only beside itself
+JUMP_SIZE = 0.05  # of the training loss at the start: jumps of a loss near zero are large only beside itself
+OUTLYING = 4.0  # times the ninth decile: a first epoch of thousands is an explosion, not where the loss started
 
 
 def unstable(evidence: Evidence) -> list[Diagnosis]:
@@ -15,13 +16,19 @@ def unstable(evidence: Evidence) -> list[Diagnosis]:
     train = evidence.curve("train_loss")
     if len(train) < 2:
         return []
-    least = JUMP_SIZE * train.values[0]
+    least = JUMP_SIZE * _start(train)
     for name, curve in (("training", train), ("validation", evidence.curve("validation_loss"))):
         jumps = curve.jumps(least)
         if len(jumps) >= max(JUMPS, JUMP_RATE * len(curve)):
             return [_oscillates(name, curve, jumps)]
     diverges = train.ends_above_its_best(max(least, (JUMP_FACTOR - 1) * train.best))
     return [_diverges(train)] if diverges else []
+
+
+def _start(train: Curve) -> float:
+    """Return the first loss, or where that is an outlier the highest that is none."""
+    ninth_decile = sorted(train.values, reverse=True)[max(1, len(train) // 10)]
+    return min(train.values[0], OUTLYING * ninth_decile)
 
 
 def _oscillates(name: str, curve: Curve, jumps: list[int]) -> Diagnosis:

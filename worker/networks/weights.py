@@ -28,6 +28,8 @@ def load_weights(network: nn.Module, file: Path) -> None:
     head = _head(network)
     for name, tensor in found.items():
         _require_known(file, name, own)
+        if not bool(torch.isfinite(tensor).all()):
+            raise InvalidData(f"Weights file {file.name}: its tensor {name} holds values that are not finite.")
         if not _fits(tensor, own[name]) and not _is_other_head(name, tensor, own[name], head):
             raise InvalidData(
                 f"Weights file {file.name}: its tensor {name} is {_described(tensor)}, "
@@ -49,14 +51,17 @@ def _read(file: Path) -> Mapping[str, Tensor]:
     try:
         found = load_file(file) if file.suffix == ".safetensors" else _unpickle(file)
     except Exception as error:  # noqa: BLE001 - a damaged file breaks its reader anywhere
-        reason = (str(error).splitlines() or [""])[0]
         raise InvalidData(
-            f"Weights file {file.name} cannot be read: it is damaged, or no file of weights "
-            f"({type(error).__name__}: {reason})."
+            f"Weights file {file.name} cannot be read ({type(error).__name__}): it is damaged, or holds something "
+            "else than a state_dict, as a whole pickled network does."
         ) from None
-    if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
-        raise InvalidData(f"Weights file {file.name} does not hold tensors by name, as a state_dict does.")
+    if not isinstance(found, dict) or not all(_is_plain(tensor) for tensor in found.values()):
+        raise InvalidData(f"Weights file {file.name} does not hold plain tensors by name, as a state_dict does.")
     return _named_as_today(found)
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
 
 
 def _unpickle(file: Path) -> Any:

@@ -1,5 +1,6 @@
 """Which data to train on, as a person may ask for it: a data set by name, a tree of images, or a table."""
 
+from abc import abstractmethod
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
@@ -65,14 +66,14 @@ class _Dataset(Strict):
     )
 
     @property
+    @abstractmethod
     def class_names(self) -> tuple[str, ...]:
         """The classes in the order of their labels; none for a regression."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def input_shape(self) -> Shape:
         """The shape of one sample as the network sees it: (channels, height, width), or (features,)."""
-        raise NotImplementedError
 
     @property
     def task(self) -> Task:

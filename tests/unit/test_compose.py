@@ -11,6 +11,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from models.recipes import all_recipes
 from models.settings import Settings
 from worker import slots
 
@@ -129,6 +130,20 @@ def test_images_are_built_from_the_lock_by_hash_and_name_no_package_host(dockerf
     assert not text.startswith("# syntax=")
 
 
+def said_in_image(dockerfile: str, program: str, folder: Path) -> str:
+    """Run a program on nothing but the files that the image copies, and return what it prints."""
+    for sources, destination in copied(dockerfile):
+        for source in sources:
+            if (ROOT / source).is_dir():
+                shutil.copytree(ROOT / source, folder / destination)
+            else:
+                (folder / destination).mkdir(exist_ok=True)
+                shutil.copy(ROOT / source, folder / destination)
+    run = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    return run.stdout.strip()
+
+
 @pytest.mark.parametrize(
     ("dockerfile", "modules"),
     [("Dockerfile", "api.__main__, migrations.__main__, worker.scheduler"), ("Dockerfile.gpu", "worker.start")],
@@ -136,17 +151,13 @@ def test_images_are_built_from_the_lock_by_hash_and_name_no_package_host(dockerf
 def test_an_image_holds_every_module_that_its_services_import_and_no_torch(
     dockerfile: str, modules: str, tmp_path: Path
 ) -> None:
-    for sources, destination in copied(dockerfile):
-        for source in sources:
-            if (ROOT / source).is_dir():
-                shutil.copytree(ROOT / source, tmp_path / destination)
-            else:
-                (tmp_path / destination).mkdir(exist_ok=True)
-                shutil.copy(ROOT / source, tmp_path / destination)
     program = f"import sys, worker, {modules}; assert 'torch' not in sys.modules; print(*worker.__path__)"
-    run = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.strip() == str(tmp_path / "worker")
+    assert said_in_image(dockerfile, program, tmp_path) == str(tmp_path / "worker")
+
+
+def test_the_image_of_the_api_holds_every_recipe(tmp_path: Path) -> None:
+    program = "from models.recipes import all_recipes; print(*all_recipes())"
+    assert said_in_image("Dockerfile", program, tmp_path).split() == list(all_recipes())
 
 
 def test_the_image_of_the_api_holds_only_what_the_scheduler_needs_of_the_worker(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-# Set-up, checks and the service on this machine: `make demo`, `make test`, `make up`.
+# Set-up, checks, benchmarks and the service on this machine: `make demo`, `make test`, `make up`.
 
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	$$python -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$python && break; \
@@ -8,9 +8,10 @@ DATA ?= .trainyard
 
 BIN := .venv/bin
 INSTALLED := .venv/installed
+BENCH_INSTALLED := .venv/bench-installed
 LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header
 
-.PHONY: install demo test check up lock clean
+.PHONY: install demo test check up bench-training lock clean
 .DELETE_ON_ERROR:
 
 install: $(INSTALLED)
@@ -40,12 +41,21 @@ check: install
 up: install
 	@exec $(BIN)/python -m local up --port $(PORT) --data-dir "$(DATA)" $(if $(SLOTS),--slots $(SLOTS))
 
+# Writes docs/performance.md; CIFAR10= names a tree of CIFAR-10, ARGS="--quick" only tries it.
+bench-training: $(BENCH_INSTALLED)
+	$(BIN)/python -m benchmarks.training $(if $(CIFAR10),--cifar10 "$(CIFAR10)") $(ARGS)
+
+$(BENCH_INSTALLED): $(INSTALLED) requirements/bench.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/bench.txt
+	@touch $@
+
 # The exact versions, after a change of pyproject.toml; `make lock UPGRADE=--upgrade` moves all of them.
 lock: install
 	echo uv | $(LOCK) $(UPGRADE) - -o requirements/uv.txt
-	$(LOCK) $(UPGRADE) --all-extras pyproject.toml -o requirements/dev.txt
+	$(LOCK) $(UPGRADE) --extra worker --extra local --extra dev pyproject.toml -o requirements/dev.txt
 	$(LOCK) pyproject.toml -c requirements/dev.txt -o requirements/api.txt
 	$(LOCK) --extra worker pyproject.toml -c requirements/dev.txt -o requirements/worker.txt
+	$(LOCK) --extra bench pyproject.toml -c requirements/dev.txt -o requirements/bench.txt
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -196,6 +196,8 @@ class Epoch(Base):
     learning_rate: Mapped[float]
     penalty: Mapped[float]
     seconds: Mapped[float]
+    # json, as a result's body: what is served is what was recorded
+    replicas: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True), default=None)
     checkpoint: Mapped[str | None]  # file name under the job's artifact directory
     checkpoint_sha256: Mapped[str | None]
     recorded_at: Mapped[DatabaseTime]

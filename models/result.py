@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from models.datasets import Task
 
@@ -13,12 +13,40 @@ class _Shape(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
+def only_where_there_is_one() -> Any:
+    """Return the field of something that is not shown, and is no null either, where it does not exist."""
+    return Field(default=None, exclude_if=_is_none)
+
+
+class ReplicaFigure(_Shape):
+    """One figure of all replicas: mean, sample standard deviation (n - 1), and each value in the order of the seeds."""
+
+    mean: float
+    standard_deviation: float
+    values: list[float]
+
+
+class ReplicaEpoch(_Shape):
+    """One epoch of all replicas; each figure is that of `EpochMetrics`."""
+
+    train_loss: ReplicaFigure
+    train_accuracy: ReplicaFigure | None
+    validation_loss: ReplicaFigure | None
+    validation_accuracy: ReplicaFigure | None
+    penalty: ReplicaFigure
+
+
 class EpochMetrics(_Shape):
     """One finished epoch; losses are means over samples, without the penalty; times are wall-clock seconds.
 
     Training figures are accumulated during the epoch in train mode, validation follows it in eval mode. Epoch 0 is the
     untrained network, all in eval mode. A regression has no accuracies. `learning_rate` is that of the first step.
-    `seconds` covers training and validation, `train_seconds` the training alone.
+    `seconds` covers training and validation, `train_seconds` the training alone. In a job with replicas the figures are
+    those of the first, the times those of all together, and `replicas` holds the figures of all.
     """
 
     epoch: int
@@ -30,6 +58,7 @@ class EpochMetrics(_Shape):
     penalty: float
     seconds: float
     train_seconds: float
+    replicas: ReplicaEpoch | None = only_where_there_is_one()
 
 
 class Spread(_Shape):
@@ -57,17 +86,33 @@ class LatencyByBatch(_Shape):
     batch_100: Latency
 
 
+class Startup(_Shape):
+    """The seconds of `setup_seconds` by what they went to: process, imports, data, network with checkpoint, device."""
+
+    process_seconds: float
+    import_seconds: float
+    data_seconds: float
+    network_seconds: float
+    device_seconds: float
+
+
 class Timing(_Shape):
-    """Wall-clock seconds: waiting, preparing, all epochs, measuring at the end, and from submit to finish."""
+    """Wall-clock seconds: waiting, preparing, all epochs, measuring at the end, and from submit to finish.
+
+    Beside them the most memory that the runner ever had, of the host and of the GPU, in bytes.
+    """
 
     queued_seconds: float
     setup_seconds: float
+    startup: Startup
     training_seconds: float
     evaluation_seconds: float
     total_seconds: float
     epoch_seconds: Spread
     samples_per_second: float
     latency: LatencyByBatch
+    peak_memory_bytes: int
+    peak_gpu_memory_bytes: int | None
 
 
 class PerSplit(_Shape):
@@ -125,6 +170,57 @@ class Curves(_Shape):
     learning_rate: list[float]
     penalty: list[float]
     seconds: list[float]
+
+
+class ReplicaScore(ReplicaFigure):
+    """A final score of all replicas; `interval_95` holds the mean with a confidence of 95 % (Student's t, n - 1)."""
+
+    interval_95: tuple[float, float]
+
+
+class ReplicaSplits(_Shape):
+    """One score per split; null where a split, or the score of any replica, does not exist."""
+
+    train: ReplicaScore | None
+    validation: ReplicaScore | None
+    test: ReplicaScore | None
+
+
+class ReplicaCurve(_Shape):
+    """One entry per epoch in each list."""
+
+    mean: list[float]
+    standard_deviation: list[float]
+
+
+class ReplicaCurves(_Shape):
+    """The curves of `Curves` over all replicas; null where there is none."""
+
+    epoch: list[int]
+    train_loss: ReplicaCurve
+    train_accuracy: ReplicaCurve | None
+    validation_loss: ReplicaCurve | None
+    validation_accuracy: ReplicaCurve | None
+    penalty: ReplicaCurve
+
+
+class ReplicasReport(_Shape):
+    """What the replicas of a job say together; all else in its result is of the first of the `seeds`.
+
+    `note` says why they were trained in turn, where they were not `vectorised`. A classification has `accuracy`; a
+    regression has `mse`, `mae` and `r2` in its place, on the target's own scale, since each replica scales by its own
+    training rows.
+    """
+
+    seeds: list[int]
+    vectorised: bool
+    note: str | None
+    loss: ReplicaSplits
+    accuracy: ReplicaSplits | None
+    mse: ReplicaSplits | None
+    mae: ReplicaSplits | None
+    r2: ReplicaSplits | None
+    curves: ReplicaCurves
 
 
 class LayerCounts(_Shape):
@@ -238,7 +334,8 @@ class Diagnosis(_Shape):
 class Result(_Shape):
     """Everything that a report about one job needs; what each number means is in docs/numbers.md.
 
-    A regression has `regression` in place of accuracy, confusion matrix and classification report.
+    A regression has `regression` in place of accuracy, confusion matrix and classification report. A job with replicas
+    has `replicas` beside the figures of the first of them.
     """
 
     task: Task
@@ -252,6 +349,7 @@ class Result(_Shape):
     weights_epoch: int
     early_stopping: EarlyStop | None
     curves: Curves
+    replicas: ReplicasReport | None = only_where_there_is_one()
     parameters: Parameters
     macs_per_sample: int
     flops_per_sample: int

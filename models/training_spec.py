@@ -11,6 +11,7 @@ from models.validation import Strict
 
 MAX_SEED = 2**32 - 1  # of a larger one torch's generator on a CPU takes the low 32 bits: two seeds would be one
 MAX_EPOCHS = 100_000
+MAX_REPLICAS = 64
 
 LearningRate = Annotated[float, Field(gt=0, le=1_000)]
 Decay = Annotated[float, Field(ge=0, le=1_000)]
@@ -190,6 +191,11 @@ class TrainingSpec(Strict):
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = Field(
         default=None, description="Chosen at submit and recorded where none is given."
     )
+    replicas: Annotated[int, Field(ge=1, le=MAX_REPLICAS)] = Field(
+        default=1,
+        description="The spec is trained so many times, each as the single job with its seed: seed, seed + 1, ...; "
+        "epochs and result are those of the first, with means, standard deviations and all values beside them.",
+    )
     optimizer: OptimizerSpec = Sgd()
     schedule: Schedule = Constant()
     l2_penalty: Decay = Field(
@@ -208,11 +214,18 @@ class TrainingSpec(Strict):
     deterministic: bool = Field(default=False, description="Refuse operations that differ from run to run.")
     evaluate_before_training: bool = Field(default=False, description="Epoch 0 is the untrained network.")
 
+    @property
+    def seeds(self) -> range:
+        """The seeds of the replicas, in order; the spec must be resolved."""
+        assert self.seed is not None, "a resolved spec has a seed"
+        return range(self.seed, self.seed + self.replicas)
+
     def conflicts(self, dataset: DatasetSpec) -> Iterator[FieldError]:
         """Yield what cannot be together: fields with each other, or with the data."""
         yield from self._optimizer_conflicts()
         yield from self._schedule_conflicts()
         yield from self._stopping_conflicts(dataset)
+        yield from self._replica_conflicts()
         if self.label_smoothing and dataset.task == "regression":
             yield _conflict("label_smoothing", "A regression has no labels to smooth.")
         if self.augmentation is not None:
@@ -236,6 +249,14 @@ class TrainingSpec(Strict):
             yield _conflict("early_stopping.metric", "A regression has no accuracy: use validation_loss.")
         elif metric != "train_loss" and dataset.validation == 0:
             yield _conflict("early_stopping.metric", f"{metric} needs a validation split, and dataset.validation is 0.")
+
+    def _replica_conflicts(self) -> Iterator[FieldError]:
+        if self.replicas > 1 and self.early_stopping is not None:
+            message = "Early stopping would end each replica at another epoch: use one of the two, replicas or it."
+            yield _conflict("replicas", message)
+        if self.seed is not None and self.seed + self.replicas - 1 > MAX_SEED:
+            message = f"The seeds of the {self.replicas} replicas count up from it, and the last may be {MAX_SEED:,}."
+            yield _conflict("seed", message)
 
 
 def _augmentation_conflicts(augmentation: Augmentation, dataset: DatasetSpec) -> Iterator[FieldError]:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from models.dataset_spec import TableDataset
 from models.network import LayerSummary, NetworkSummary
 from models.result import (
@@ -21,62 +23,73 @@ from models.result import (
     Result,
     Scale,
     Spread,
+    Startup,
     Timing,
 )
 from models.spec import JobSpec
 from worker.datasets import PreparedData
 from worker.diagnosis import Evidence, SharedModule, Splits, diagnose
 from worker.environment import describe_environment
+from worker.report_replicas import report_replicas
+from worker.training import memory
 from worker.training.inspection import Inspection
 from worker.training.loop import Evaluation
+from worker.training.replicas import Replicas
 from worker.training.scores import AS_LEARNED, classification_report, confusion_matrix, regression_scores
+from worker.training.splits import Evaluations
 from worker.training.state import TrainState
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured once the last epoch was over; evaluations are in eval mode on the whole split."""
+    """What was measured once the last epoch was over: evaluations of each replica, all else of the first."""
 
-    train: Evaluation
-    validation: Evaluation | None
-    test: Evaluation
+    replicas: Sequence[Evaluations]
     penalty: float
     latency: LatencyByBatch
     inspection: Inspection
-    setup_seconds: float
+    startup: Startup
     evaluation_seconds: float
 
 
 def build_result(
-    spec: JobSpec, state: TrainState, measured: Measured, data: PreparedData, git_commit: str | None
+    spec: JobSpec, replicas: Replicas, measured: Measured, data: Sequence[PreparedData], git_commit: str | None
 ) -> Result:
-    """Put the result together; queued and total seconds are left at zero, only the database knows them."""
+    """Put the result of the first replica together, with what all say; `data` are those of each.
+
+    Queued and total seconds are left at zero, only the database knows them.
+    """
     assert spec.training.seed is not None, "a resolved spec has a seed"
-    trained = [metrics for metrics in state.history if metrics.epoch > 0]
+    state, evaluations, described = replicas.first, measured.replicas[0], data[0]
+    history = replicas.history
+    trained = [metrics for metrics in history if metrics.epoch > 0]
     best, worst = _best_and_worst(trained)
     return Result(
         task=spec.dataset.task,
-        timing=_timing(trained, measured, data.report.splits["train"].samples),
-        loss=_per_split(measured, lambda evaluation: evaluation.loss),
+        timing=_timing(
+            state.device, trained, measured, len(replicas.members) * described.report.splits["train"].samples
+        ),
+        loss=_per_split(evaluations, lambda evaluation: evaluation.loss),
         penalty=measured.penalty,
         best_epoch=best,
         worst_epoch=worst,
         weights_epoch=state.weights_epoch,
         early_stopping=_early_stop(spec, state),
-        curves=_curves(state.history),
+        curves=_curves(history),
+        replicas=report_replicas(spec, replicas, measured.replicas, data),
         parameters=_parameters(state),
         macs_per_sample=state.summary.macs,
         flops_per_sample=2 * state.summary.macs,
         environment=describe_environment(state.device, git_commit),
-        dataset=data.report,
+        dataset=described.report,
         seed=spec.training.seed,
         spec=spec.as_json(),
-        diagnosis=diagnose(_evidence(spec, state, measured, data)),
-        **_scores(spec, measured, data),
+        diagnosis=diagnose(_evidence(spec, state, measured, described)),
+        **_scores(spec, evaluations, described),
     )
 
 
-def _scores(spec: JobSpec, measured: Measured, data: PreparedData) -> dict[str, Any]:
+def _scores(spec: JobSpec, measured: Evaluations, data: PreparedData) -> dict[str, Any]:
     """Return what a classification, or a regression, is judged by; the other's figures are null."""
     if spec.dataset.task == "regression":
         report = _regression_report(spec, measured, data)
@@ -91,7 +104,7 @@ def _scores(spec: JobSpec, measured: Measured, data: PreparedData) -> dict[str, 
     }
 
 
-def _regression_report(spec: JobSpec, measured: Measured, data: PreparedData) -> RegressionReport:
+def _regression_report(spec: JobSpec, measured: Evaluations, data: PreparedData) -> RegressionReport:
     assert isinstance(spec.dataset, TableDataset), "only tables have numbers to predict"
     assert data.target_scale is not None, "a regression's target has a scale"
 
@@ -109,9 +122,11 @@ def _errors(evaluation: Evaluation, scale: Scale = AS_LEARNED) -> RegressionScor
 
 
 def _evidence(spec: JobSpec, state: TrainState, measured: Measured, data: PreparedData) -> Evidence:
+    first = measured.replicas[0]
+
     def per_split(figure: Callable[[Evaluation], float | None]) -> Splits:
-        validation = figure(measured.validation) if measured.validation else None
-        return Splits(figure(measured.train), validation, figure(measured.test))
+        validation = figure(first.validation) if first.validation else None
+        return Splits(figure(first.train), validation, figure(first.test))
 
     is_regression = spec.dataset.task == "regression"
     splits = data.report.splits
@@ -168,7 +183,7 @@ def _early_stop(spec: JobSpec, state: TrainState) -> EarlyStop | None:
     )
 
 
-def _per_split(measured: Measured, figure: Callable[[Evaluation], float | None]) -> PerSplit:
+def _per_split(measured: Evaluations, figure: Callable[[Evaluation], float | None]) -> PerSplit:
     return PerSplit.model_validate(
         {
             "train": figure(measured.train),
@@ -204,12 +219,14 @@ def _layer_counts(place: LayerSummary) -> LayerCounts:
     )
 
 
-def _timing(history: Sequence[EpochMetrics], measured: Measured, train_samples: int) -> Timing:
+def _timing(device: torch.device, history: Sequence[EpochMetrics], measured: Measured, train_samples: int) -> Timing:
+    """Return the times of all replicas together, which see `train_samples` in an epoch."""
     seconds = [metrics.seconds for metrics in history]
     train_seconds = sum(metrics.train_seconds for metrics in history)
     return Timing(
         queued_seconds=0.0,
-        setup_seconds=measured.setup_seconds,
+        setup_seconds=sum(measured.startup.model_dump().values()),
+        startup=measured.startup,
         training_seconds=sum(seconds),
         evaluation_seconds=measured.evaluation_seconds,
         total_seconds=0.0,
@@ -218,4 +235,6 @@ def _timing(history: Sequence[EpochMetrics], measured: Measured, train_samples: 
         ),
         samples_per_second=train_samples * len(history) / train_seconds,
         latency=measured.latency,
+        peak_memory_bytes=memory.peak_bytes(),
+        peak_gpu_memory_bytes=memory.peak_gpu_bytes(device),
     )

@@ -7,8 +7,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 
 import torch
@@ -20,12 +19,14 @@ from worker import checkpoints, datasets
 from worker.datasets import PreparedData
 from worker.messages import STOP, Assignment, EpochEnded, Event, Failed, Phase, Succeeded
 from worker.report import Measured, build_result
-from worker.training.data import DeviceSplit
+from worker.stopwatch import StartPhase, Stopwatch
 from worker.training.inspection import inspect
 from worker.training.latency import measure_latency
-from worker.training.loop import evaluate, fit, measure_penalty, now
+from worker.training.loop import measure_penalty, now
+from worker.training.memory import data_limit
 from worker.training.precision import prepare_precision
-from worker.training.state import TrainState
+from worker.training.replicas import Replicas
+from worker.training.splits import Splits, evaluate_splits, put_splits
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _KEEP_BYTES = 2**30
@@ -39,7 +40,7 @@ _REASONS = {
 _WEIGHTS = "weights"  # under the data set directory: files that an admin placed for torchvision's networks
 
 
-def run(assignment: str, commands: Connection, events: Connection, output: Connection) -> None:
+def run(stopwatch: Stopwatch, assignment: str, commands: Connection, events: Connection, output: Connection) -> None:
     """Entry point of the process: train what the assignment (JSON) says and send events until the end."""
     os.setsid()  # whatever this job starts dies with it, by its process group
     os.dup2(output.fileno(), 1)
@@ -50,7 +51,7 @@ def run(assignment: str, commands: Connection, events: Connection, output: Conne
     try:
         task = Assignment.model_validate_json(assignment)
         _prepare_process(task)
-        outcome = _Run(task, events, stop).outcome()
+        outcome = _Run(task, events, stop, stopwatch).outcome()
     except TrainyardError as error:
         outcome = Failed(reason=error.code, message=str(error))
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -63,65 +64,55 @@ def run(assignment: str, commands: Connection, events: Connection, output: Conne
         _send(events, outcome)
 
 
-@dataclass(frozen=True)
-class _Splits:
-    """The splits on the device; validation is the test split itself where the spec says so."""
-
-    train: DeviceSplit
-    validation: DeviceSplit | None
-    test: DeviceSplit
-
-
 class _Run:
     """One attempt from its data to its result."""
 
-    def __init__(self, task: Assignment, events: Connection, stop: threading.Event) -> None:
+    def __init__(self, task: Assignment, events: Connection, stop: threading.Event, stopwatch: Stopwatch) -> None:
         self.task, self.spec, self.events, self.stop = task, task.spec, events, stop
-        self.started = time.perf_counter()
+        self.stopwatch = stopwatch
         self.device = _device(self.spec.resources.device)
+        self._ended("device")
 
     def outcome(self) -> Succeeded | None:
         """Train to the end and measure, or return None where a stop was asked for."""
         self._say("Reads the data set.")
         data = self._prepare_data()
-        splits = self._on_device(data)
+        self._ended("data")
         self._say("Builds the network.")
-        state = TrainState.fresh(self.spec, self.device, weights=self.task.datasets / _WEIGHTS)
-        self._require_batches_that_normalise(state.summary, len(splits.train))
-        self._resume(state, data.report)
-        setup_seconds = now(self.device) - self.started
+        replicas = Replicas.fresh(self.spec, self.device, weights=self.task.datasets / _WEIGHTS)
+        self._require_batches_that_normalise(replicas.first.summary, data[0].report.splits["train"].samples)
+        self._resume(replicas, data[0].report)
+        self._ended("network")
+        splits = self._put_splits(data, replicas.first.memory_format)
+        self._ended("data")
         self._say(f"Trains on {self.device.type}.")
-        for metrics in fit(state, self.spec.training, splits.train, splits.validation):
-            content = state.state_dict() | {"data": data.report.checksum}
+        for metrics in replicas.fit(self.spec.training, splits):
+            content = replicas.state_dict() | {"data": data[0].report.checksum}
             saved = checkpoints.save(self.task.artifacts, content, attempt=self.task.attempt, epoch=metrics.epoch)
             _send(self.events, EpochEnded(metrics=metrics, checkpoint=saved))
             if self.stop.is_set():
                 return None
         self._say("Evaluates.")
-        measured = self._measure(state, splits, setup_seconds)
-        result = build_result(self.spec, state, measured, data, self.task.git_commit)
+        measured = self._measure(replicas, splits)
+        result = build_result(self.spec, replicas, measured, data, self.task.git_commit)
         return Succeeded(result=result.model_dump(mode="json"))
 
-    def _prepare_data(self) -> PreparedData:
-        seed = self.spec.training.seed
-        assert seed is not None, "a resolved spec has a seed"
-        return datasets.prepare(
+    def _prepare_data(self) -> list[PreparedData]:
+        return datasets.prepare_each(
             self.spec.dataset,
-            seed=seed,
+            seeds=self.spec.training.seeds,
             root=self.task.datasets,
             download=self.task.download,
             progress=_print_progress(self.spec.dataset.name),
         )
 
-    def _on_device(self, data: PreparedData) -> _Splits:
-        def put(split: datasets.Split) -> DeviceSplit:
-            return DeviceSplit(split.inputs, split.targets, mean=data.mean, std=data.std, device=self.device)
+    def _put_splits(self, data: Sequence[PreparedData], memory_format: torch.memory_format) -> list[Splits]:
+        limit = self.task.data_limit_bytes
+        if limit is None:
+            limit = data_limit(self.device, self.task.slots)
+        return put_splits(data, self.device, memory_format=memory_format, limit_bytes=limit)
 
-        test = put(data.test)
-        validation = test if data.validation is data.test else put(data.validation) if data.validation else None
-        return _Splits(put(data.train), validation, test)
-
-    def _resume(self, state: TrainState, data: DatasetReport) -> None:
+    def _resume(self, replicas: Replicas, data: DatasetReport) -> None:
         """Go on from the newest checkpoint; raise InvalidData where it was trained on other data than there are now."""
         found = checkpoints.load_newest(self.task.artifacts, self.task.checkpoints)
         if found is not None:
@@ -131,24 +122,22 @@ class _Run:
                     f"The data set {data.name} has changed since epoch {checkpoint.epoch}: one training cannot go on "
                     "over two data sets. Put the old data back, or submit the job again."
                 )
-            state.load_state_dict(saved)
+            replicas.load_state_dict(saved)
             print(f"Attempt {self.task.attempt} goes on after epoch {checkpoint.epoch}.", flush=True)
 
-    def _measure(self, state: TrainState, splits: _Splits, setup_seconds: float) -> Measured:
+    def _measure(self, replicas: Replicas, splits: Sequence[Splits]) -> Measured:
         started = now(self.device)
-        trained = evaluate(state, splits.train)
-        tested = evaluate(state, splits.test)
-        validated = tested if splits.validation is splits.test else None
-        if splits.validation is not None and validated is None:
-            validated = evaluate(state, splits.validation)
+        evaluations = []
+        for member, own in zip(replicas.members, splits, strict=True):
+            with member.at_work() as state:
+                evaluations.append(evaluate_splits(state, own))
+        first = replicas.first
         return Measured(
-            train=trained,
-            validation=validated,
-            test=tested,
-            penalty=measure_penalty(state.network, self.spec.training.l2_penalty),
-            latency=measure_latency(state, splits.test),
-            inspection=inspect(state, splits.train),
-            setup_seconds=setup_seconds,
+            replicas=evaluations,
+            penalty=measure_penalty(first.network, self.spec.training.l2_penalty),
+            latency=measure_latency(first, splits[0].test),
+            inspection=inspect(first, splits[0].train),
+            startup=self.stopwatch.startup(),
             evaluation_seconds=now(self.device) - started,
         )
 
@@ -163,6 +152,10 @@ class _Run:
                     f"The last batch of each epoch has one of {train_samples:,} samples, and batch norm (layer "
                     f"{place.loc}) cannot normalise one value per channel: choose another batch size."
                 )
+
+    def _ended(self, phase: StartPhase) -> None:
+        now(self.device)  # what the phase gave the device to do is done
+        self.stopwatch.end(phase)
 
     def _say(self, message: str) -> None:
         _send(self.events, Phase(message=message))

@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 
 from worker.messages import EVENT, STOP, Assignment, Event
+from worker.stopwatch import Stopwatch
 
 OUTPUT_LIMIT = 262_144  # bytes of output kept between two visits of the supervisor, the newest
 _READ = 65_536
@@ -35,11 +36,15 @@ def _nothing() -> None:
     """What the first process of a forkserver does."""
 
 
-def _run_in_child(assignment: str, commands: Connection, events: Connection, output: Connection) -> None:
+def _run_in_child(
+    stopwatch: Stopwatch, assignment: str, commands: Connection, events: Connection, output: Connection
+) -> None:
+    stopwatch.end("process")
     # Imported here because this module is also the Celery process's, which stays without torch.
     from worker.runner import run
 
-    run(assignment, commands, events, output)
+    stopwatch.end("import")
+    run(stopwatch, assignment, commands, events, output)
 
 
 class RunnerProcess:
@@ -52,7 +57,7 @@ class RunnerProcess:
         self._output, output = context.Pipe(duplex=False)
         self._process = context.Process(
             target=_run_in_child,
-            args=(assignment.model_dump_json(), commands, events, output),
+            args=(Stopwatch(time.monotonic()), assignment.model_dump_json(), commands, events, output),
             name=f"job {assignment.job_id}",
         )
         self._process.start()

@@ -23,4 +23,6 @@ class WorkerSettings(Settings):
     artifacts_dir: Path = Path(".trainyard/artifacts")
     datasets_dir: Path = Path(".trainyard/datasets")
     download_datasets: bool = True
+    # A job's data beyond this many bytes are read batch by batch; unset: half of the free memory of its slot.
+    data_limit_bytes: int | None = Field(default=None, ge=0)
     git_commit: str | None = None

@@ -91,6 +91,8 @@ class Supervisor:
             download=self._settings.download_datasets,
             checkpoints=self._claim.checkpoints,
             threads=self._threads,
+            slots=self._settings.slots,
+            data_limit_bytes=self._settings.data_limit_bytes,
             gpu=self._gpu,
             git_commit=self._settings.git_commit,
         )

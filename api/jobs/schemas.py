@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from models.job import FINAL, LIVE, Epoch, Job, Status, Transition
 from models.network import LayerSummary
+from models.result import ReplicaEpoch, only_where_there_is_one
 from models.spec import JobSpec
 
 
@@ -16,7 +17,8 @@ class EpochView(BaseModel):
     """One finished epoch; losses are means over samples without the penalty, accuracies are fractions.
 
     Epoch 0 is the untrained network, where the spec asks for it. A regression has no accuracies; its loss is the mean
-    squared error on the scale that the network learns.
+    squared error on the scale that the network learns. In a job with replicas the figures are those of the first, the
+    seconds those of all together, and `replicas` holds the figures of all; other jobs do not have that field.
     """
 
     epoch: int
@@ -26,6 +28,7 @@ class EpochView(BaseModel):
     validation_accuracy: float | None
     learning_rate: float
     seconds: float
+    replicas: ReplicaEpoch | None = only_where_there_is_one()
 
     @classmethod
     def of(cls, row: Epoch) -> "EpochView":

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from models.result import Result
 from models.spec import JobSpec
 from worker.messages import Assignment
 from worker.runner import _Run
+from worker.stopwatch import Stopwatch
 from worker.training.data import DeviceSplit
 from worker.training.state import TrainState
 
@@ -90,10 +92,10 @@ def fresh() -> Callable[[JobSpec], TrainState]:
 
 
 @pytest.fixture
-def result_of(tmp_path: Path, digits_cache: Path) -> Callable[[JobSpec], Result]:
+def result_of(tmp_path: Path, digits_cache: Path) -> Callable[..., Result]:
     """Run one attempt at a job as the runner does, in this process, and return its result."""
 
-    def run(spec: JobSpec) -> Result:
+    def run(spec: JobSpec, *, data_limit_bytes: int | None = None) -> Result:
         task = Assignment(
             job_id=uuid4(),
             attempt=1,
@@ -103,12 +105,13 @@ def result_of(tmp_path: Path, digits_cache: Path) -> Callable[[JobSpec], Result]
             download=False,
             checkpoints=[],
             threads=1,
+            data_limit_bytes=data_limit_bytes,
             gpu=None,
             git_commit=None,
         )
         told, tell = multiprocessing.Pipe(duplex=False)
         with told, tell:
-            outcome = _Run(task, tell, threading.Event()).outcome()
+            outcome = _Run(task, tell, threading.Event(), Stopwatch(time.monotonic())).outcome()
         assert outcome is not None
         return Result.model_validate(outcome.result)
 

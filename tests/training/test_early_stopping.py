@@ -23,7 +23,7 @@ OVERFITTING: dict[str, Any] = {"name": "mlp", "hidden": [64], "dropout": 0.2}
 
 
 def metrics_of(epoch: int, metric: StoppingMetric, value: float) -> EpochMetrics:
-    values: dict[str, Any] = dict.fromkeys(EpochMetrics.model_fields, 0.0)
+    values: dict[str, Any] = dict.fromkeys(EpochMetrics.model_fields, 0.0) | {"replicas": None}
     return EpochMetrics.model_validate(values | {"epoch": epoch, metric: value})
 
 

@@ -10,8 +10,9 @@ from torch.nn import functional
 
 from models.spec import JobSpec
 from worker.training.data import DeviceSplit
-from worker.training.loop import fit, squared_weights, train_one_epoch
+from worker.training.loop import fit, train_one_epoch
 from worker.training.state import TrainState
+from worker.training.step import squared_weights
 
 MakeSplit = Callable[..., DeviceSplit]
 MakeJob = Callable[..., JobSpec]

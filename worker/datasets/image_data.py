@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.datasets.hashing import Digests
-from worker.datasets.splits import Indices
 
 
 @dataclass(frozen=True)
@@ -16,12 +15,6 @@ class Samples:
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     digests: Digests
-
-    def take(self, rows: Indices) -> "Samples":
-        """Return the samples of `rows`, sorted and distinct, as a copy; all of them without copying."""
-        if len(rows) == len(self.labels):
-            return self
-        return Samples(self.images[rows], self.labels[rows], self.digests[rows])
 
 
 @dataclass(frozen=True)

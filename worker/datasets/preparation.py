@@ -1,7 +1,8 @@
 """The data of one job, ready for its network: split, scaled on the training rows, counted and described."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -12,23 +13,43 @@ from models.dataset_spec import DEFAULT_TEST_SPLIT, DatasetSpec, ImagesDataset, 
 from models.errors import InvalidData
 from models.result import DatasetReport, Scale, SplitCounts
 from worker.datasets.hashing import Digests
-from worker.datasets.image_data import ImageData
+from worker.datasets.image_data import ImageData, Samples
 from worker.datasets.loading import Progress, load_images
 from worker.datasets.scaling import apply_scale, fit_channels, fit_column
-from worker.datasets.splits import part_rows
+from worker.datasets.splits import Indices, part_rows
 from worker.datasets.table import Table, read_table
+
+Inputs = NDArray[np.uint8] | NDArray[np.float32]
+Targets = NDArray[np.int64] | NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Split:
-    """The samples of one split.
+    """The samples of one split: the `rows` of samples that several splits are cut out of, or all of these.
 
-    `inputs` are uint8 pixels (N, C, H, W), to be normalised by mean and std, or float32 features (N, F) as the network
-    takes them; `targets` are int64 labels (N,), or float32 (N,), scaled, in a regression.
+    Inputs are uint8 pixels (N, C, H, W), to be normalised by mean and std, or float32 features (N, F) as the network
+    takes them; targets are int64 labels (N,), or float32 (N,), scaled, in a regression.
     """
 
-    inputs: NDArray[np.uint8] | NDArray[np.float32]
-    targets: NDArray[np.int64] | NDArray[np.float32]
+    all_inputs: Inputs
+    all_targets: Targets
+    rows: Indices | None = None
+
+    @property
+    def inputs(self) -> Inputs:
+        """The inputs of this split; a copy where it has rows."""
+        return self.all_inputs if self.rows is None else self.all_inputs[self.rows]
+
+    @property
+    def bytes_of_inputs(self) -> int:
+        """What the inputs of this split take, without reading them."""
+        samples = len(self.all_inputs) if self.rows is None else len(self.rows)
+        return samples * self.all_inputs[:1].nbytes
+
+    @property
+    def targets(self) -> Targets:
+        """The targets of this split; a copy where it has rows."""
+        return self.all_targets if self.rows is None else self.all_targets[self.rows]
 
 
 @dataclass(frozen=True)
@@ -57,10 +78,23 @@ def prepare(
     decoded, `progress` is called with (images done, images in all). Raises InvalidData, with one sentence that names
     the file or folder, where the data cannot be used.
     """
+    return prepare_each(spec, seeds=[seed], root=root, download=download, progress=progress)[0]
+
+
+def prepare_each(
+    spec: DatasetSpec, *, seeds: Sequence[int], root: Path, download: bool = True, progress: Progress | None = None
+) -> list[PreparedData]:
+    """Return what `prepare` returns for each of the seeds, read once; images are the same arrays for all of them."""
+    prepare_by: Callable[[int], PreparedData]
     if isinstance(spec, TableDataset):
         path = root / "tables" / spec.file
-        return _prepare_table(spec, path, read_table(spec, path), seed)
-    return _prepare_images(spec, load_images(spec, root=root, download=download, progress=progress), seed)
+        prepare_by = partial(_prepare_table, spec, path, read_table(spec, path))
+    else:
+        prepare_by = partial(_prepare_images, spec, load_images(spec, root=root, download=download, progress=progress))
+    if isinstance(spec.validation, float) and spec.validation > 0:
+        return [prepare_by(seed) for seed in seeds]
+    # Nothing is held out by the seed.
+    return [prepare_by(seeds[0])] * len(seeds)
 
 
 def count_samples(targets: NDArray[np.int64] | NDArray[np.float32], classes: Sequence[str]) -> SplitCounts:
@@ -93,22 +127,28 @@ def _prepare_images(spec: NamedDataset | ImagesDataset, data: ImageData, seed: i
     rows = part_rows(
         name, data.train.labels, test_split=test_split, split_seed=split_seed, validation=spec.validation, seed=seed
     )
-    parts = {name: data.train.take(chosen) for name, chosen in rows.items()}
-    if "test" not in parts:
-        parts["test"] = data.test
+    splits = {name: _of_rows(data.train, chosen) for name, chosen in rows.items()}
+    digests = {name: data.train.digests[chosen] for name, chosen in rows.items()}
+    if "test" not in splits:
+        splits["test"] = Split(data.test.images, data.test.labels)
+        digests["test"] = data.test.digests
     if isinstance(spec, NamedDataset):
         mean, std = spec.facts.mean, spec.facts.std
     else:
-        mean, std = fit_channels(parts["train"].images)
+        mean, std = fit_channels(data.train.images, rows["train"])
     channels = ("red", "green", "blue") if len(mean) == 3 else ("gray",)
     described = _Described(
         name=name,
         checksum=data.checksum,
-        digests={name: part.digests for name, part in parts.items()},
+        digests=digests,
         scaling={channel: Scale(shift=m, scale=s) for channel, m, s in zip(channels, mean, std, strict=True)},
     )
-    splits = {name: Split(part.images, part.labels) for name, part in parts.items()}
     return _prepared(spec, splits, described, mean=mean, std=std)
+
+
+def _of_rows(samples: Samples, rows: Indices) -> Split:
+    """Return the split of `rows`, sorted and distinct; it has none where it is all of the samples."""
+    return Split(samples.images, samples.labels, rows if len(rows) < len(samples.labels) else None)
 
 
 def _prepare_table(spec: TableDataset, path: Path, table: Table, seed: int) -> PreparedData:

@@ -36,20 +36,25 @@ def apply_scale(values: NDArray[np.float64], scale: Scale) -> NDArray[np.float32
         return ((values - scale.shift) / scale.scale).astype(np.float32)
 
 
-def fit_channels(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def fit_channels(
+    images: NDArray[np.uint8], rows: NDArray[np.int64] | None = None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and population standard deviation per channel of the pixels of (N, C, H, W), scaled to 0..1.
 
-    Both come from exact sums. A constant channel has the deviation 1: it is only shifted.
+    Of all images, or of the `rows`, which are never in memory all at once. Both come from exact sums. A constant
+    channel has the deviation 1: it is only shifted.
     """
     channels = images.shape[1]
     sums, squares = np.zeros(channels, np.int64), np.zeros(channels, np.int64)
     step = max(1, _CHUNK_PIXELS // math.prod(images.shape[1:]))
-    for start in range(0, len(images), step):
-        chunk = images[start : start + step].astype(np.uint16)  # 255 squared still fits
+    samples = len(images) if rows is None else len(rows)
+    for start in range(0, samples, step):
+        chosen = slice(start, start + step)
+        chunk = images[chosen if rows is None else rows[chosen]].astype(np.uint16)  # 255 squared still fits
         sums += chunk.sum(axis=(0, 2, 3), dtype=np.int64)
         chunk *= chunk
         squares += chunk.sum(axis=(0, 2, 3), dtype=np.int64)
-    count = images.size // channels
+    count = samples * math.prod(images.shape[2:])
     # Integers of any size: the variance of nearly constant pixels does not drown in rounding.
     variances = [count * square - total**2 for square, total in zip(squares.tolist(), sums.tolist(), strict=True)]
     mean = tuple(total / (255 * count) for total in sums.tolist())

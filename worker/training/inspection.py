@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from worker.diagnosis import DeadUnits
-from worker.training.data import DeviceSplit
+from worker.training.data import BatchedSplit
 from worker.training.state import TrainState
 
 INSPECTED_SAMPLES = 1_000  # a unit that speaks for one sample in 200 is silent over so many once in 150 times
@@ -29,7 +29,7 @@ class Inspection:
     parameters_without_gradient: list[str]
 
 
-def inspect(state: TrainState, train: DeviceSplit) -> Inspection:
+def inspect(state: TrainState, train: BatchedSplit) -> Inspection:
     """Look at the network as it stands with samples spread over the training split; nothing in `state` changes.
 
     Everything is computed in float32, whatever the precision of the job: half of it would underflow to zero.
@@ -149,8 +149,6 @@ def _eval_mode(network: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _spread(split: DeviceSplit, samples: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _spread(split: BatchedSplit, samples: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield at most so many samples, evenly spread in their order: a split may be sorted by class."""
-    step = math.ceil(len(split) / samples)
-    for start in range(0, len(split), step * batch_size):
-        yield split.batch(slice(start, start + step * batch_size, step))
+    return split.batches(batch_size, torch.arange(0, len(split), math.ceil(len(split) / samples)))

@@ -6,7 +6,7 @@ import time
 import torch
 
 from models.result import Latency, LatencyByBatch
-from worker.training.data import DeviceSplit
+from worker.training.data import BatchedSplit
 from worker.training.loop import now
 from worker.training.state import TrainState
 
@@ -15,7 +15,7 @@ _MIN_RUNS = 100
 _MAX_SECONDS = 2.0
 
 
-def measure_latency(state: TrainState, samples: DeviceSplit) -> LatencyByBatch:
+def measure_latency(state: TrainState, samples: BatchedSplit) -> LatencyByBatch:
     """Time eager forward passes in eval mode, in the job's precision, on inputs already on the device.
 
     Where a hundred samples at once need more memory than an evaluation may take, `batch_100` has fewer, and says so in
@@ -25,7 +25,7 @@ def measure_latency(state: TrainState, samples: DeviceSplit) -> LatencyByBatch:
     return LatencyByBatch(batch_1=_latency(state, samples, 1), batch_100=_latency(state, samples, hundred))
 
 
-def _latency(state: TrainState, samples: DeviceSplit, batch_size: int) -> Latency:
+def _latency(state: TrainState, samples: BatchedSplit, batch_size: int) -> Latency:
     # A split smaller than the batch is repeated: what is timed is the size, not the content.
     inputs, _ = samples.batch(torch.arange(batch_size, device=state.device) % len(samples))
     state.network.eval()

@@ -2,23 +2,26 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
-from torch.optim import Optimizer
 
 from models.errors import NonFiniteLoss
 from models.result import EpochMetrics
 from models.training_spec import TrainingSpec
-from worker.training.augmentation import augment
-from worker.training.data import DeviceSplit
+from worker.training.data import BatchedSplit
 from worker.training.early_stopping import better_of, patience_is_over
+from worker.training.graphs import make_step
 from worker.training.schedules import learning_rate
 from worker.training.state import TrainState
+from worker.training.step import Step, squared_weights
+
+# Mean loss, accuracy and mean penalty of an epoch of this number.
+TrainEpoch = Callable[[TrainState, TrainingSpec, BatchedSplit, int], tuple[float, float | None, float]]
 
 
 @dataclass(frozen=True)
@@ -36,20 +39,26 @@ class Evaluation:
 
 
 def fit(
-    state: TrainState, training: TrainingSpec, train: DeviceSplit, validation: DeviceSplit | None
+    state: TrainState,
+    training: TrainingSpec,
+    train: BatchedSplit,
+    validation: BatchedSplit | None,
+    train_epoch: TrainEpoch | None = None,
 ) -> Iterator[EpochMetrics]:
     """Train from where `state` stands to the last epoch, yielding each epoch's metrics after its validation.
 
     Losses are means over samples without the penalty. Leaving the iteration stops the training at an epoch's border;
-    where the iteration ends by itself, early stopping has put the weights of the best epoch back.
-    Raises NonFiniteLoss naming the epoch and the step.
+    where the iteration ends by itself, early stopping has put the weights of the best epoch back. `train_epoch` may
+    stand in for `train_one_epoch`. Raises NonFiniteLoss naming the epoch and the step.
     """
+    if train_epoch is None:
+        train_epoch = partial(train_one_epoch, step=make_step(state, training, train))
     if training.evaluate_before_training and not state.history:
         metrics = _measure_untrained(state, training, train, validation)
         state.history.append(metrics)
         yield metrics
     while state.next_epoch <= training.epochs and not state.stopped_early:
-        metrics = _train_and_validate(state, training, train, validation)
+        metrics = _train_and_validate(state, training, train, validation, train_epoch)
         state.history.append(metrics)
         _keep_best(state, training, metrics)
         yield metrics
@@ -57,42 +66,34 @@ def fit(
 
 
 def train_one_epoch(
-    state: TrainState, training: TrainingSpec, train: DeviceSplit, epoch: int
+    state: TrainState, training: TrainingSpec, train: BatchedSplit, epoch: int, step: Step | None = None
 ) -> tuple[float, float | None, float]:
-    """Go through the split once in a new order, in train mode; return mean loss, accuracy and mean penalty."""
+    """Go through the split once in a new order, in train mode; return mean loss, accuracy and mean penalty.
+
+    `step` is the one of earlier epochs of the same training, where there were any.
+    """
     state.network.train()
-    order = torch.randperm(len(train), generator=state.sampler).to(state.device)
-    batches = torch.split(order, training.batch_size)
-    change = (
-        partial(augment, wanted=training.augmentation, generator=state.augmenter) if training.augmentation else None
-    )
-    # Kept on the device and read once at the end: a read per step would wait for the device each time.
-    losses = torch.zeros(len(batches), device=state.device)
-    penalties = torch.zeros(len(batches), device=state.device)
-    hits = torch.zeros((), dtype=torch.int64, device=state.device)
-    for step, indices in enumerate(batches):
-        _set_learning_rate(state.optimizer, _rate(training, epoch, step, len(batches)))
-        inputs, targets = train.batch(indices, change)
-        outputs = state.forward(inputs)
-        loss = state.objective.loss(outputs, targets)
-        minimised = state.objective.minimised(loss, outputs, targets)
-        if training.l2_penalty:
-            penalty = training.l2_penalty * squared_weights(state.network)
-            penalties[step] = penalty.detach()
-            minimised = minimised + penalty
-        _descend(state, minimised, training.gradient_clip_norm)
-        losses[step] = loss.detach()
-        hits += state.objective.hits(state.objective.predictions(outputs.detach()), targets)
-    _require_finite(losses + penalties, epoch)
-    weights = torch.tensor([len(indices) for indices in batches], dtype=torch.float64) / len(train)
+    step = step or make_step(state, training, train)
+    order = torch.randperm(len(train), generator=state.sampler)
+    steps = math.ceil(len(train) / training.batch_size)
+    figures = []
+    with closing(train.parts(order, training.batch_size)) as parts:
+        for number, part in enumerate(parts):
+            figures.append(step(part, rate_of_step(training, epoch, number, steps)))
+    # Kept on the device and read once, here: a read per step would wait for the device each time.
+    losses, penalties, hits = torch.stack(figures).cpu().unbind(1)
+    require_finite(losses + penalties, epoch)
+    sizes = torch.full((steps,), float(training.batch_size), dtype=torch.float64)
+    sizes[-1] = len(train) - (steps - 1) * training.batch_size
+    weights = sizes / len(train)
     return (
-        float(losses.cpu().double() @ weights),
-        state.objective.accuracy(hits, len(train)),
-        float(penalties.cpu().double() @ weights),
+        float(losses.double() @ weights),
+        state.objective.accuracy(hits.double().sum(), len(train)),
+        float(penalties.double() @ weights),
     )
 
 
-def evaluate(state: TrainState, split: DeviceSplit, figure: str = "loss after the last epoch") -> Evaluation:
+def evaluate(state: TrainState, split: BatchedSplit, figure: str = "loss after the last epoch") -> Evaluation:
     """Measure the whole split in eval mode, without gradients; the network is left in eval mode.
 
     Raises NonFiniteLoss naming the `figure`: the last step of a training can be the one that spoils the weights.
@@ -113,12 +114,6 @@ def evaluate(state: TrainState, split: DeviceSplit, figure: str = "loss after th
     return Evaluation(loss, accuracy, predicted, split.targets)
 
 
-def squared_weights(network: nn.Module) -> Tensor:
-    """Return the sum of squares of all trainable parameters, biases included, as the reference runs have it."""
-    terms = [parameter.square().sum() for parameter in network.parameters() if parameter.requires_grad]
-    return torch.stack(terms).sum()
-
-
 def measure_penalty(network: nn.Module, l2_penalty: float, figure: str = "penalty after the last epoch") -> float:
     """Return the penalty of the weights as they are; raise NonFiniteLoss naming the `figure`."""
     if not l2_penalty:
@@ -137,11 +132,15 @@ def now(device: torch.device) -> float:
 
 
 def _train_and_validate(
-    state: TrainState, training: TrainingSpec, train: DeviceSplit, validation: DeviceSplit | None
+    state: TrainState,
+    training: TrainingSpec,
+    train: BatchedSplit,
+    validation: BatchedSplit | None,
+    train_epoch: TrainEpoch,
 ) -> EpochMetrics:
     epoch = state.next_epoch
     started = now(state.device)
-    loss, accuracy, penalty = train_one_epoch(state, training, train, epoch)
+    loss, accuracy, penalty = train_epoch(state, training, train, epoch)
     trained = now(state.device)
     validated = evaluate(state, validation, f"validation loss of epoch {epoch}") if validation else None
     return EpochMetrics(
@@ -150,7 +149,7 @@ def _train_and_validate(
         train_accuracy=accuracy,
         validation_loss=validated.loss if validated else None,
         validation_accuracy=validated.accuracy if validated else None,
-        learning_rate=_rate(training, epoch, 0, math.ceil(len(train) / training.batch_size)),
+        learning_rate=rate_of_step(training, epoch, 0, math.ceil(len(train) / training.batch_size)),
         penalty=penalty,
         seconds=now(state.device) - started,
         train_seconds=trained - started,
@@ -158,7 +157,7 @@ def _train_and_validate(
 
 
 def _measure_untrained(
-    state: TrainState, training: TrainingSpec, train: DeviceSplit, validation: DeviceSplit | None
+    state: TrainState, training: TrainingSpec, train: BatchedSplit, validation: BatchedSplit | None
 ) -> EpochMetrics:
     started = now(state.device)
     measured = evaluate(state, train, "training loss of the untrained network")
@@ -185,29 +184,15 @@ def _keep_best(state: TrainState, training: TrainingSpec, metrics: EpochMetrics)
     state.stopped_early = hopeless and metrics.epoch < training.epochs
 
 
-def _rate(training: TrainingSpec, epoch: int, step: int, steps_per_epoch: int) -> float:
+def rate_of_step(training: TrainingSpec, epoch: int, step: int, steps_per_epoch: int) -> float:
+    """Return the learning rate of a step, which counts from 0 in an epoch, which counts from 1."""
     steps_done = (epoch - 1) * steps_per_epoch + step
     base = training.optimizer.learning_rate
     return learning_rate(training.schedule, base, steps_done, steps_per_epoch, training.epochs)
 
 
-def _set_learning_rate(optimizer: Optimizer, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
-def _descend(state: TrainState, minimised: Tensor, clip_norm: float | None) -> None:
-    """Make one step against the gradient; in float16 it is left out where the scaled gradient overflowed."""
-    state.optimizer.zero_grad()
-    state.scaler.scale(minimised).backward()
-    if clip_norm is not None:
-        state.scaler.unscale_(state.optimizer)
-        clip_grad_norm_(state.network.parameters(), clip_norm)
-    state.scaler.step(state.optimizer)
-    state.scaler.update()
-
-
-def _require_finite(losses: Tensor, epoch: int) -> None:
+def require_finite(losses: Tensor, epoch: int) -> None:
+    """Raise NonFiniteLoss naming the first step of the epoch whose loss is not finite; `losses` are (steps,)."""
     bad = (~torch.isfinite(losses)).nonzero()
     if len(bad):
         step = int(bad[0])

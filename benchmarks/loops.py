@@ -63,7 +63,7 @@ class Bench:
         """Start the processes, and end them."""
         lightning = ["benchmarks.lightning_loop"] if lightning_is_installed() else []
         ours = ["worker.preload", "benchmarks.ours", "benchmarks.floor"]
-        theirs = ["worker.preload", "benchmarks.textbook", "benchmarks.agreement", *lightning]
+        theirs = ["benchmarks.textbook", "benchmarks.agreement", *lightning]
         with (
             Forker(ours, prepare="worker.start:_prepare_environment_of_runners") as worker,
             Forker(theirs) as student,

@@ -66,7 +66,7 @@ def _serve(pipe: Connection, modules: list[str], prepare: str | None) -> None:
         _find(prepare)()
     for name in modules:
         importlib.import_module(name)
-    with suppress(EOFError, BrokenPipeError, KeyboardInterrupt):
+    with suppress(EOFError, OSError, KeyboardInterrupt):  # who asked has gone
         while True:
             function, arguments, seconds = pipe.recv()
             pipe.send(_in_a_fork(pipe, _find(function), arguments, seconds))

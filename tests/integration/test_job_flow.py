@@ -222,6 +222,9 @@ def test_the_times_of_a_result_add_up(result: dict[str, Any]) -> None:
     assert all(timing[part] > 0 for part in parts)
     assert sum(timing[part] for part in parts) <= timing["total_seconds"]
     assert timing["training_seconds"] == pytest.approx(sum(result["curves"]["seconds"]))
+    assert sum(timing["startup"].values()) == pytest.approx(timing["setup_seconds"])
+    assert all(timing["startup"][f"{phase}_seconds"] > 0 for phase in ("process", "import", "data", "network"))
+    assert timing["startup"]["import_seconds"] < timing["setup_seconds"] / 2, "torch was there already"
     assert timing["epoch_seconds"]["min"] <= timing["epoch_seconds"]["median"] <= timing["epoch_seconds"]["max"]
     for latency in timing["latency"].values():
         assert 0 < latency["median_seconds_per_sample"] <= latency["p95_seconds_per_sample"]

@@ -65,7 +65,7 @@ class Bench:
         ours = ["worker.preload", "benchmarks.ours", "benchmarks.floor"]
         theirs = ["benchmarks.textbook", "benchmarks.agreement", *lightning]
         with (
-            Forker(ours, prepare="worker.start:_prepare_environment_of_runners") as worker,
+            Forker(ours, prepare="worker.start:prepare_environment_of_runners") as worker,
             Forker(theirs) as student,
         ):
             yield cls(worker, student, repeats, say)

@@ -18,7 +18,7 @@ from models.spec import JobSpec
 from worker import checkpoints
 from worker.environment import describe_environment
 from worker.messages import Assignment
-from worker.runner import _prepare_process
+from worker.runner import prepare_process
 from worker.training.data import DeviceSplit
 from worker.training.loop import now
 from worker.training.replicas import Replicas
@@ -128,7 +128,7 @@ class _Job:
             gpu="0" if setting.device == "cuda" else None,
             git_commit=None,
         )
-        _prepare_process(assignment)
+        prepare_process(assignment)
         device = torch.device(setting.device)
         return cls(setting, spec, device, Replicas.fresh(spec, device, weights=_NO_WEIGHTS))
 

@@ -19,7 +19,7 @@ from benchmarks.setting import Setting
 from benchmarks.tables import with_section
 from local.children import StackError
 from models.errors import TrainyardError
-from worker.slots import _usable_cores
+from worker.slots import usable_cores
 
 _PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 _PARTS = ("loops", "start", "memory", "latency", "replicas", "reference")
@@ -70,7 +70,7 @@ def _measure(options: Options, folder: Path) -> tuple[str, str]:
     with Bench.started(options.repeats, _say) as bench:
         machine = bench.environment(options.device)
         settings = [
-            Setting(row, images, machine.device, threads=_usable_cores()) for row in _rows(options, machine.device)
+            Setting(row, images, machine.device, threads=usable_cores()) for row in _rows(options, machine.device)
         ]
         figures = Figures(
             environment=machine,

@@ -50,7 +50,7 @@ def run(stopwatch: Stopwatch, assignment: str, commands: Connection, events: Con
     outcome: Succeeded | Failed | None
     try:
         task = Assignment.model_validate_json(assignment)
-        _prepare_process(task)
+        prepare_process(task)
         outcome = _Run(task, events, stop, stopwatch).outcome()
     except TrainyardError as error:
         outcome = Failed(reason=error.code, message=str(error))
@@ -184,7 +184,8 @@ def _obey(commands: Connection, stop: threading.Event) -> None:
     os._exit(1)
 
 
-def _prepare_process(task: Assignment) -> None:
+def prepare_process(task: Assignment) -> None:
+    """Set this process up for a job before it touches torch: its GPU, its precision, its threads and its memory."""
     warnings.simplefilter("default")
     # CUDA reads it at its first use, which is in this process.
     os.environ["CUDA_VISIBLE_DEVICES"] = task.gpu or ""  # noqa: TID251

@@ -101,12 +101,12 @@ class Slots:
             settings=self._settings,
             context=self._context,
             # Default threads for two jobs made 0.4 to 0.7 of what one makes.
-            threads=max(1, _usable_cores() // self._settings.slots),
+            threads=max(1, usable_cores() // self._settings.slots),
             gpu=self._gpus[slot % len(self._gpus)].uuid if self._gpus else None,
             stopping=self._stopping,
         )
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
     """Return how many cores this process may use, which can be fewer than the host has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

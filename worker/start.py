@@ -19,7 +19,7 @@ def main() -> None:
     settings = read_settings(WorkerSettings)
     if not settings.git_commit:
         settings = settings.model_copy(update={"git_commit": _git_commit()})
-    _prepare_environment_of_runners()
+    prepare_environment_of_runners()
     app = worker_app(settings)
     app.Worker(
         hostname=f"trainyard@{settings.worker_name}",
@@ -34,8 +34,9 @@ def main() -> None:
     ).start()
 
 
-def _prepare_environment_of_runners() -> None:
-    environment = os.environ  # noqa: TID251 - what the forkserver and its runners inherit
+def prepare_environment_of_runners() -> None:
+    """Set what forkserver and runners inherit: no secrets, and threads that spin a little before they sleep."""
+    environment = os.environ  # noqa: TID251 - inherited, not read
     for secret in _SECRETS:
         environment.pop(secret, None)  # a runner has no business in the database
     # Threads that spin while they wait for each other made an epoch ten times as long on cores shared with others.

@@ -1,0 +1,48 @@
+"""The memory that data may take: a container's limit counts as much as the host's memory does."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from worker.training import memory
+
+
+@pytest.fixture
+def groups(tmp_path: Path) -> Path:
+    """Control groups as the kernel shows them: a limited one, and one inside it without a limit of its own."""
+    inner = tmp_path / "groups" / "lab" / "job"
+    inner.mkdir(parents=True)
+    (inner / "memory.max").write_text("max\n")
+    (inner / "memory.current").write_text("300\n")
+    (inner.parent / "memory.max").write_text("1000\n")
+    (inner.parent / "memory.current").write_text("700\n")
+    (inner.parent / "memory.stat").write_text("anon 500\ninactive_file 150\nactive_file 50\n")
+    return tmp_path / "groups"
+
+
+def _process(folder: Path, line: str) -> Path:
+    file = folder / "cgroup"
+    file.write_text(line)
+    return file
+
+
+def test_the_limit_of_an_outer_control_group_counts_and_cached_files_are_free(groups: Path, tmp_path: Path) -> None:
+    assert memory.free_in_control_groups(groups, _process(tmp_path, "0::/lab/job\n")) == [1000 - 700 + 150]
+
+
+def test_a_process_outside_of_limited_control_groups_has_no_limit(groups: Path, tmp_path: Path) -> None:
+    assert memory.free_in_control_groups(groups, _process(tmp_path, "0::/\n")) == []
+    assert memory.free_in_control_groups(groups / "absent", tmp_path / "absent") == []
+
+
+def test_in_a_container_the_group_at_the_root_is_its_own(groups: Path, tmp_path: Path) -> None:
+    for name, text in {"memory.max": "64", "memory.current": "100", "memory.stat": "inactive_file 0"}.items():
+        (groups / name).write_text(text)
+    assert memory.free_in_control_groups(groups, _process(tmp_path, "0::/\n")) == [0]
+
+
+def test_what_data_may_take_on_the_host_is_within_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "free_in_control_groups", lambda: [1_000_000])
+    assert memory.free_bytes(torch.device("cpu")) == 1_000_000
+    assert memory.data_limit(torch.device("cpu"), slots=2) == 250_000

@@ -9,6 +9,7 @@ from pathlib import Path
 from uuid import UUID
 
 import torch
+from pydantic_settings import BaseSettings
 
 from benchmarks.images import MEAN, STD
 from benchmarks.setting import Setting, Timed
@@ -30,6 +31,12 @@ _JOBS_SIDE_BY_SIDE = 2
 _VALIDATED = 10_000  # images, as many as the test split has
 _NO_JOB = UUID(int=0)
 _NO_WEIGHTS = Path()
+
+
+class _VisibleGpus(BaseSettings):
+    """The GPUs that this process sees: the first of them is measured, as torch takes it in the other loops."""
+
+    cuda_visible_devices: str = "0"
 
 
 def ours(setting: Setting, with_checkpoints: bool) -> Timed:
@@ -125,7 +132,7 @@ class _Job:
             download=False,
             checkpoints=[],
             threads=setting.threads,
-            gpu="0" if setting.device == "cuda" else None,
+            gpu=_VisibleGpus().cuda_visible_devices.partition(",")[0] if setting.device == "cuda" else None,
             git_commit=None,
         )
         prepare_process(assignment)

@@ -45,7 +45,8 @@ class Goal:
 
 def at_least(what: str, wanted: float, found: float) -> Goal:
     """Return the goal of a ratio that must not be lower."""
-    return Goal(what, f"at least {wanted:.2f}", f"{found:.2f}", found >= wanted)
+    places = 2 if found >= wanted else 3  # a near miss must not look like what was wanted
+    return Goal(what, f"at least {wanted:.2f}", f"{found:.{places}f}", found >= wanted)
 
 
 def below(what: str, wanted: float, found: float, unit: str) -> Goal:

@@ -194,7 +194,8 @@ class TrainingSpec(Strict):
     replicas: Annotated[int, Field(ge=1, le=MAX_REPLICAS)] = Field(
         default=1,
         description="The spec is trained so many times, each as the single job with its seed: seed, seed + 1, ...; "
-        "epochs and result are those of the first, with means, standard deviations and all values beside them.",
+        "epochs and result are those of the first, with means, standard deviations and all values beside them. "
+        "Not together with early stopping.",
     )
     optimizer: OptimizerSpec = Sgd()
     schedule: Schedule = Constant()

@@ -50,6 +50,7 @@ class Assignment(_Message):
     checkpoints: list[SavedCheckpoint]  # newest first
     threads: int
     slots: int = 1  # of the worker, which share the memory of its host
+    slots_per_gpu: int = 1  # which share that of the GPU
     data_limit_bytes: int | None = None  # more than this is not put on the device; None: by the memory that is free
     gpu: str | None  # a UUID for CUDA_VISIBLE_DEVICES
     git_commit: str | None

@@ -109,7 +109,8 @@ class _Run:
     def _put_splits(self, data: Sequence[PreparedData], memory_format: torch.memory_format) -> list[Splits]:
         limit = self.task.data_limit_bytes
         if limit is None:
-            limit = data_limit(self.device, self.task.slots)
+            sharing = self.task.slots_per_gpu if self.device.type == "cuda" else self.task.slots
+            limit = data_limit(self.device, sharing)
         return put_splits(data, self.device, memory_format=memory_format, limit_bytes=limit)
 
     def _resume(self, replicas: Replicas, data: DatasetReport) -> None:

@@ -1,5 +1,6 @@
 """The slots of a worker: one thread each, that claims a job, sees it through, and looks for the next."""
 
+import math
 import os
 import threading
 import time
@@ -103,6 +104,7 @@ class Slots:
             # Default threads for two jobs made 0.4 to 0.7 of what one makes.
             threads=max(1, usable_cores() // self._settings.slots),
             gpu=self._gpus[slot % len(self._gpus)].uuid if self._gpus else None,
+            slots_per_gpu=math.ceil(self._settings.slots / len(self._gpus)) if self._gpus else 1,
             stopping=self._stopping,
         )
 

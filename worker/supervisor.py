@@ -1,5 +1,6 @@
 """The supervisor of one attempt: starts the runner, holds the lease, relays requests, and records what comes of it."""
 
+import signal
 import time
 from collections import deque
 from multiprocessing.context import ForkServerContext
@@ -43,6 +44,7 @@ class Supervisor:
         context: ForkServerContext,
         threads: int,
         gpu: str | None,
+        slots_per_gpu: int,
         stopping: Flag,
     ) -> None:
         """Prepare the attempt; `threads` and `gpu` are the slot's share of the host."""
@@ -55,6 +57,7 @@ class Supervisor:
         self._checkpoints = KeptCheckpoints(self._artifacts, claim.checkpoints, claim.attempt)
         self._threads = threads
         self._gpu = gpu
+        self._slots_per_gpu = slots_per_gpu
         self._stopping = stopping
         self._pending: deque[Event] = deque()
         self._printed = ""
@@ -92,6 +95,7 @@ class Supervisor:
             checkpoints=self._claim.checkpoints,
             threads=self._threads,
             slots=self._settings.slots,
+            slots_per_gpu=self._slots_per_gpu,
             data_limit_bytes=self._settings.data_limit_bytes,
             gpu=self._gpu,
             git_commit=self._settings.git_commit,
@@ -199,5 +203,6 @@ class Supervisor:
 
 def _how_it_died(exit_code: int | None) -> str:
     if exit_code is not None and exit_code < 0:
-        return f"The runner was ended by signal {-exit_code}."
+        hint = ": a file that it had mapped was cut short, or its disk failed" if -exit_code == signal.SIGBUS else ""
+        return f"The runner was ended by signal {-exit_code}{hint}."
     return f"The runner ended with exit code {exit_code} and no result."

@@ -16,6 +16,7 @@ from models.training_spec import TrainingSpec
 from worker.training.data import BatchedSplit, DeviceSplit, Part
 from worker.training.graphs import GraphStep, Recorder, make_step
 from worker.training.loop import fit, train_one_epoch
+from worker.training.precision import prepare_precision
 from worker.training.state import TrainState
 from worker.training.step import EagerStep, Step
 from worker.training.streaming import StreamedSplit
@@ -129,7 +130,11 @@ def test_a_streamed_split_gives_the_losses_of_one_on_the_device(
     gpu: torch.device, train: DeviceSplit, streamed: StreamedSplit
 ) -> None:
     spec = spec_of(augmentation=AUGMENTATION, deterministic=True)
-    assert losses(spec, gpu, streamed)[0] == losses(spec, gpu, train)[0]
+    prepare_precision(spec.training)
+    try:
+        assert losses(spec, gpu, streamed)[0] == losses(spec, gpu, train)[0]
+    finally:
+        prepare_precision(spec_of().training)
 
 
 def test_a_resumed_training_goes_on_as_if_it_had_never_stopped(gpu: torch.device, train: DeviceSplit) -> None:

@@ -292,6 +292,7 @@ def test_an_error_that_does_not_pass_by_itself_is_not_waited_for(sessions: sessi
         context=forkserver(),
         threads=1,
         gpu=None,
+        slots_per_gpu=1,
         stopping=threading.Event(),
     )
     babbler: Any = Babbler()

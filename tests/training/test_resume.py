@@ -166,6 +166,21 @@ def test_what_is_compared_covers_moments_loss_scaling_draws_and_the_best_epoch(
     assert len({metrics["learning_rate"] for metrics in unbroken["history"]}) == EPOCHS
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop"])
+def test_a_checkpoint_of_a_gpu_goes_on_with_the_options_of_a_cpu(
+    job: MakeJob, fresh: Fresh, pictures: MakeSplit, optimizer: str
+) -> None:
+    spec = job(NETWORK, epochs=2, optimizer={"name": optimizer})
+    there, here = fresh(spec), fresh(spec)
+    next(fit(there, spec.training, pictures(100), None))
+    saved = there.state_dict()
+    for group in saved["optimizer"]["param_groups"]:
+        group |= {option: True for option in ("fused", "capturable") if option in group}
+    here.load_state_dict(saved)
+    assert not any(group.get("fused") or group.get("capturable") for group in here.optimizer.param_groups)
+    assert [metrics.epoch for metrics in fit(here, spec.training, pictures(100), None)] == [2]
+
+
 @pytest.mark.parametrize("stop", range(1, EPOCHS + 1))
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(
     workplace: Workplace, unbroken: dict[str, Any], stop: int

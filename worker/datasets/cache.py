@@ -166,7 +166,7 @@ def _verified_lately(entry: Path) -> bool:
     note = entry / "verified"
     try:
         return time.time() - note.stat().st_mtime < _TRUST_SECONDS and note.read_text() == _identity(entry)[0]
-    except FileNotFoundError:
+    except (FileNotFoundError, UnicodeDecodeError):
         return False
 
 

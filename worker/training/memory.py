@@ -20,7 +20,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def data_limit(device: torch.device, slots: int) -> int:
-    """Return how many bytes of data a job may put on the device, beside the other slots of its worker."""
+    """Return how many bytes of data a job may put on the device, which so many slots of its worker share."""
     return int(free_bytes(device) * _DATA_SHARE) // slots
 
 

@@ -21,6 +21,8 @@ from worker.training.precision import autocast, gradient_scaler
 
 _EVALUATION_SAMPLES = 1_000
 _EVALUATION_VALUES = 2**27  # at one layer, 512 MiB in float32: evaluating must not need more memory than training
+# Of an optimiser: chosen for the device, as `build_optimizer` does, and of no use on another kind.
+_DEVICE_OPTIONS = ("capturable", "foreach", "fused")
 # On a CPU a generator takes the low 32 bits of its seed: these change them, so that no two draw the same numbers.
 _AUGMENTATION_SEED = 0x9E3779B9
 
@@ -114,7 +116,7 @@ class TrainState:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a saved state, torch's global generators included."""
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(_with_options_of(self.optimizer, state["optimizer"]))
         self.scaler.load_state_dict(state["scaler"])
         self.history = [EpochMetrics.model_validate(metrics) for metrics in state["history"]]
         self.best = None if state["best"] is None else BestEpoch(**state["best"]).to(self.device)
@@ -129,6 +131,15 @@ class TrainState:
             self.augmenter.set_state(states[augmenter])
         if self.device.type == "cuda" and "cuda" in states:
             torch.cuda.set_rng_state(states["cuda"], self.device)
+
+
+def _with_options_of(optimizer: Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
+    """Return an optimiser's saved state with those options that belong to a kind of device as they are in this one."""
+    groups = [
+        group | {name: now[name] for name in _DEVICE_OPTIONS if name in now}
+        for group, now in zip(saved["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    return saved | {"param_groups": groups}
 
 
 def _evaluation_batch(summary: NetworkSummary) -> int:

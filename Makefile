@@ -9,9 +9,11 @@ DATA ?= .trainyard
 BIN := .venv/bin
 INSTALLED := .venv/installed
 BENCH_INSTALLED := .venv/bench-installed
+MLFLOW := .venv/mlflow
+MLFLOW_INSTALLED := $(MLFLOW)/installed
 LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header
 
-.PHONY: install demo test check up bench-training lock clean
+.PHONY: install demo test check up bench-training bench-api lock clean
 .DELETE_ON_ERROR:
 
 install: $(INSTALLED)
@@ -49,6 +51,15 @@ $(BENCH_INSTALLED): $(INSTALLED) requirements/bench.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/bench.txt
 	@touch $@
 
+# Writes docs/performance.md; MLflow, beside which the API is measured, has an environment of its own.
+bench-api: $(MLFLOW_INSTALLED)
+	$(BIN)/python -m benchmarks.api $(ARGS)
+
+$(MLFLOW_INSTALLED): $(INSTALLED) requirements/mlflow.txt
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(MLFLOW)
+	$(BIN)/uv pip install --quiet --python $(MLFLOW)/bin/python --require-hashes -r requirements/mlflow.txt
+	@touch $@
+
 # The exact versions, after a change of pyproject.toml; `make lock UPGRADE=--upgrade` moves all of them.
 lock: install
 	echo uv | $(LOCK) $(UPGRADE) - -o requirements/uv.txt
@@ -56,6 +67,7 @@ lock: install
 	$(LOCK) pyproject.toml -c requirements/dev.txt -o requirements/api.txt
 	$(LOCK) --extra worker pyproject.toml -c requirements/dev.txt -o requirements/worker.txt
 	$(LOCK) --extra bench pyproject.toml -c requirements/dev.txt -o requirements/bench.txt
+	printf '%s\n' 'mlflow>=3.17,<4' psycopg2-binary 'uvicorn[standard]' | $(LOCK) $(UPGRADE) - -o requirements/mlflow.txt
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

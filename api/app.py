@@ -3,19 +3,42 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from api import health, problems
+from api.access.known_tokens import KnownTokens
+from api.access.rate_limits import RateLimits
+from api.audit import routes as audit
+from api.comparisons import routes as comparisons
 from api.datasets import routes as datasets
+from api.envelope import Envelope
+from api.jobs import batch
 from api.jobs import routes as jobs
+from api.listener import Listener
+from api.metrics import routes as metrics
 from api.news import News
+from api.openapi import TAGS, completed, operation_id
+from api.predictions import routes as predictions
+from api.reads import Reads
 from api.recipes import routes as recipes
 from api.services import Services
 from api.settings import ApiSettings
+from api.streams import routes as stream_routes
+from api.streams.fan_out import FanOut
+from api.sweeps import routes as sweeps
+from api.tokens import routes as tokens
+from api.users import routes as users
 from api.wakes import WakeSender
+from api.webhooks import routes as webhooks
+from api.webhooks.delivery import Deliverer
+from api.webhooks.destinations import Destinations
 from models.database import async_engine, async_sessions
+from models.job import CHANNEL
 from models.recipes import all_recipes
+from models.user import ACCESS_CHANNEL
 
 
 def create_app(settings: ApiSettings) -> FastAPI:
@@ -27,23 +50,72 @@ def create_app(settings: ApiSettings) -> FastAPI:
         engine = async_engine(settings, pool_size=settings.database_connections)
         wakes = WakeSender(settings)
         try:
-            async with News(settings.libpq_url) as news:
-                readers = asyncio.Semaphore(max(1, settings.database_connections // 2))
-                app.state.services = Services(async_sessions(engine), news, wakes, readers)
+            sessions = async_sessions(engine)
+            known = KnownTokens(sessions)
+            news = News()
+            streams = FanOut(sessions, news)
+
+            def forget_access(payload: str) -> None:
+                known.forget(payload)
+                streams.doubt_callers()
+
+            def hear(hears: bool) -> None:
+                known.hear(hears)
+                news.hear(hears)
+                streams.doubt_callers()
+
+            listener = Listener(settings.libpq_url, {ACCESS_CHANNEL: forget_access, CHANNEL: news.heard}, hear)
+            destinations = Destinations(settings.webhook_hosts, private_addresses=settings.webhook_private_addresses)
+            deliverer = Deliverer(sessions, destinations, settings)
+            at_once = max(1, settings.database_connections // 2)
+            async with Reads(settings.libpq_url, at_once) as reads, streams, listener, deliverer:
+                readers = asyncio.Semaphore(at_once)
+                limits = RateLimits(settings.rate_limit_per_minute, settings.rate_limit_burst)
+                app.state.services = Services(
+                    settings, sessions, news, wakes, readers, reads, known, limits, destinations, streams
+                )
                 yield
         finally:
             wakes.close()
             await engine.dispose()
 
-    app = FastAPI(
+    app = _Application(
         title="Trainyard",
         summary="A lab's shared GPU queue: post a training job, follow its metrics, read its result.",
         version="0.1.0",
         lifespan=lifespan,
+        openapi_tags=TAGS,
+        generate_unique_id_function=operation_id,
+        redirect_slashes=False,  # each resource has one path
+        separate_input_output_schemas=False,
     )
     problems.install(app)
     app.include_router(jobs.router)
+    app.include_router(batch.router)
+    app.include_router(metrics.router)
+    app.include_router(stream_routes.router)
+    app.include_router(predictions.router)
+    app.include_router(comparisons.router)
+    app.include_router(sweeps.router)
     app.include_router(recipes.router)
     app.include_router(datasets.router)
+    app.include_router(users.router)
+    app.include_router(tokens.router)
+    app.include_router(webhooks.router)
+    app.include_router(audit.router)
     app.include_router(health.router)
     return app
+
+
+class _Application(FastAPI):
+    """FastAPI within the envelope, which is to be around the answer to an unexpected error too."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the API's description."""
+        if self.openapi_schema is None:
+            self.openapi_schema = completed(super().openapi())
+        return self.openapi_schema
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Return the whole application."""
+        return Envelope(super().build_middleware_stack())

@@ -7,7 +7,8 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 from sqlalchemy import text
 
-from api.problems import Problem, ProblemError
+from api.codes import answers
+from api.problems import ProblemError
 from api.services import ServicesDep
 from migrations import head
 
@@ -30,13 +31,13 @@ class Ready(BaseModel):
 
 
 @router.get("/healthz")
-async def healthz() -> Alive:
+async def check_health() -> Alive:
     """Answer as long as the process lives, whatever else is down."""
     return Alive()
 
 
-@router.get("/readyz", responses={503: {"model": Problem}})
-async def readyz(services: ServicesDep) -> Ready:
+@router.get("/readyz", responses=answers("not_migrated", "broker_unavailable", "database_unavailable"))
+async def check_readiness(services: ServicesDep) -> Ready:
     """Check database, migrations and broker."""
     async with services.sessions() as session:
         revision = await session.scalar(text("SELECT version_num FROM alembic_version"))

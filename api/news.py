@@ -1,49 +1,60 @@
-"""News of changed jobs: one LISTEN connection per process, fanned out in memory."""
+"""News of changed jobs, as the database notifies them, fanned out in memory."""
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from types import TracebackType
 from uuid import UUID
 
-import psycopg
 import structlog
-from psycopg import sql
-from psycopg.conninfo import make_conninfo
-
-from models.database import KEEPALIVE
-from models.job import CHANNEL
 
 log = structlog.get_logger(__name__)
 
-_RECONNECT_SECONDS = 1.0
-_CONNECT_SECONDS = 5
-
 
 class News:
-    """Wakes whoever waits for a job to change; after a reconnect everybody, to make good what was missed."""
+    """Wakes whoever waits for a job to change; after a break everybody, to make good what was missed."""
 
-    def __init__(self, database_url: str) -> None:
-        """Listen on the database at this libpq URL, once entered as a context."""
-        self._url = database_url
+    def __init__(self) -> None:
+        """Nobody waits."""
+        self.ending = False  # the process stops: whoever waits answers with what there is
         self._waiting: defaultdict[UUID, set[asyncio.Event]] = defaultdict(set)
-        self._listener: asyncio.Task[None] | None = None
+        self._watching: list[Callable[[UUID | None], None]] = []
 
-    async def __aenter__(self) -> "News":
-        self._listener = asyncio.create_task(self._listen(), name="news")
-        return self
+    def heard(self, payload: str) -> None:
+        """Take a notification: the id of a job that has changed."""
+        try:
+            job_id = UUID(payload)
+        except ValueError:
+            log.warning("news_unreadable", payload=payload)
+        else:
+            self._tell(job_id)
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._listener is not None, "entered before"
-        self._listener.cancel()
-        await asyncio.gather(self._listener, return_exceptions=True)
+    async def tell(self, job_ids: Iterable[UUID]) -> None:
+        """Tell this process of jobs that were just stored; all processes are told when something happens to them.
+
+        A notification would make every submission wait for the one before: Postgres commits those one after another.
+        """
+        for job_id in job_ids:
+            self._tell(job_id)
+
+    def hear(self, hears: bool) -> None:
+        """Say whether notifications are heard from now on; what happened before may have been missed."""
+        if hears:
+            for job_id in list(self._waiting):
+                self._wake(job_id)
+            for watch in self._watching:
+                watch(None)
+
+    def watch(self, told: Callable[[UUID | None], None]) -> None:
+        """Call a function with the id of each job that changes, and with None when any job may have."""
+        self._watching.append(told)
 
     @contextmanager
     def of(self, job_id: UUID) -> Iterator[asyncio.Event]:
-        """Give an event that is set whenever the job may have changed; read the database after this, not before."""
+        """Give an event that is set whenever the job may have changed; read the database after this, not before.
+
+        It is set when the process stops, too: `ending` tells.
+        """
         event = asyncio.Event()
         self._waiting[job_id].add(event)
         try:
@@ -53,29 +64,17 @@ class News:
             if not self._waiting[job_id]:
                 del self._waiting[job_id]
 
-    async def _listen(self) -> None:
-        while True:
-            try:
-                await self._listen_once()
-            except psycopg.Error as error:
-                log.warning(
-                    "news_interrupted", detail=str(error).splitlines()[0] if str(error) else type(error).__name__
-                )
-                await asyncio.sleep(_RECONNECT_SECONDS)
-
-    async def _listen_once(self) -> None:
-        conninfo = make_conninfo(self._url, connect_timeout=_CONNECT_SECONDS, **KEEPALIVE)
-        connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
-        async with connection:
-            await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
-            for job_id in list(self._waiting):  # what happened while nobody listened
-                self._tell(job_id)
-            async for notification in connection.notifies():
-                try:
-                    self._tell(UUID(notification.payload))
-                except ValueError:
-                    log.warning("news_unreadable", payload=notification.payload)
+    def end(self) -> None:
+        """Wake everybody, because the process stops."""
+        self.ending = True
+        for job_id in list(self._waiting):
+            self._wake(job_id)
 
     def _tell(self, job_id: UUID) -> None:
+        self._wake(job_id)
+        for watch in self._watching:
+            watch(job_id)
+
+    def _wake(self, job_id: UUID) -> None:
         for event in self._waiting.get(job_id, ()):
             event.set()

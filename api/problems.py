@@ -2,16 +2,20 @@
 
 import json
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any
 
+import psycopg
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
+from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel
 from sqlalchemy.exc import DataError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
 from models import errors
 from models.validation import error_code, field_path
@@ -19,7 +23,7 @@ from models.validation import error_code, field_path
 log = structlog.get_logger(__name__)
 
 
-class Field(BaseModel):
+class ProblemField(BaseModel):
     """One bad field: its dotted path, a sentence, a stable code."""
 
     loc: str
@@ -35,15 +39,15 @@ class Problem(BaseModel):
     status: int
     detail: str
     code: str
-    errors: list[Field] | None = None
+    errors: list[ProblemField] | None = None
 
 
 class ProblemError(HTTPException):
     """An error of the web layer itself; the domain's errors know no HTTP."""
 
-    def __init__(self, status: int, code: str, detail: str) -> None:
+    def __init__(self, status: int, code: str, detail: str, headers: dict[str, str] | None = None) -> None:
         """`code` is stable, `detail` is a sentence."""
-        super().__init__(status, detail)
+        super().__init__(status, detail, headers)
         self.code = code
 
 
@@ -54,10 +58,29 @@ STATUS_OF: dict[type[errors.TrainyardError], int] = {
     errors.DatasetNotFound: 404,
     errors.JobNotFinished: 409,
     errors.NoResult: 409,
+    errors.NoPredictions: 409,
+    errors.NotAClassification: 422,
     errors.IllegalMove: 409,
+    errors.NotYours: 403,
+    errors.SweepNotFound: 404,
+    errors.UserNotFound: 404,
+    errors.UserExists: 409,
+    errors.UserDisabled: 409,
+    errors.ReservedUser: 409,
+    errors.LastAdmin: 409,
+    errors.TokenNotFound: 404,
+    errors.ScopeExceedsRole: 422,
+    errors.BadExpiry: 422,
+    errors.WebhookNotFound: 404,
+    errors.DeliveryNotFound: 404,
+    errors.WebhookHostNotAllowed: 422,
+    errors.WebhookAddressNotAllowed: 422,
+    errors.WebhookDisabled: 409,
+    errors.TooManyTokens: 409,
+    errors.TooManyWebhooks: 409,
 }
 
-_CODE_OF_STATUS = {404: "not_found", 405: "method_not_allowed"}
+_CODE_OF_STATUS = {404: "not_found", 405: "method_not_allowed"}  # of those that the framework itself raises
 
 
 def install(app: FastAPI) -> None:
@@ -68,6 +91,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(DataError, _data_error)
     app.add_exception_handler(DBAPIError, _database_error)
     app.add_exception_handler(PoolTimeout, _database_error)
+    app.add_exception_handler(psycopg.OperationalError, _database_error)
     app.add_exception_handler(Exception, _unexpected_error)
 
 
@@ -75,6 +99,13 @@ def problem(
     status: int, code: str, detail: str, fields: Sequence[errors.FieldError] = (), headers: dict[str, str] | None = None
 ) -> Response:
     """Return a problem as a response."""
+    body = problem_body(status, code, detail, fields)
+    # ASCII: an error may quote a name with a lone surrogate, which UTF-8 cannot carry.
+    return Response(json.dumps(body, ensure_ascii=True), status, media_type="application/problem+json", headers=headers)
+
+
+def problem_body(status: int, code: str, detail: str, fields: Sequence[errors.FieldError] = ()) -> dict[str, Any]:
+    """Return a problem as JSON; in a response it must be written in ASCII."""
     body: dict[str, Any] = {
         "type": f"urn:trainyard:problem:{code}",
         "title": code.replace("_", " ").capitalize(),
@@ -84,8 +115,7 @@ def problem(
     }
     if fields:
         body["errors"] = [{"loc": field.loc, "message": field.message, "code": field.code} for field in fields]
-    # ASCII: an error may quote a name with a lone surrogate, which UTF-8 cannot carry.
-    return Response(json.dumps(body, ensure_ascii=True), status, media_type="application/problem+json", headers=headers)
+    return body
 
 
 async def _domain_error(request: Request, error: Exception) -> Response:
@@ -104,9 +134,20 @@ async def _validation_error(request: Request, error: Exception) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException), "registered for it"
-    code = error.code if isinstance(error, ProblemError) else _CODE_OF_STATUS.get(error.status_code, "http_error")
-    headers = dict(error.headers) if error.headers else None
+    code = (
+        error.code if isinstance(error, ProblemError) else _CODE_OF_STATUS.get(error.status_code, "malformed_request")
+    )
+    headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = _allowed_methods(request)
     return problem(error.status_code, code, str(error.detail), headers=headers)
+
+
+def _allowed_methods(request: Request) -> str:
+    """Return all methods of a path; the framework names those of the first of its routes alone."""
+    routes = (context.original_route for context in iter_route_contexts(request.app.routes))
+    here = [route for route in routes if isinstance(route, Route) and route.path_regex.match(request.scope["path"])]
+    return ", ".join(sorted({method for route in here for method in route.methods or ()}))
 
 
 async def _data_error(request: Request, error: Exception) -> Response:

@@ -2,27 +2,50 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
+from api.access.known_tokens import KnownTokens
+from api.access.rate_limits import RateLimits
+from api.jobs.texts import JobTexts
+from api.metrics.answers import Answers
 from api.news import News
+from api.reads import Reads
+from api.settings import ApiSettings
+from api.streams.fan_out import FanOut
 from api.wakes import WakeSender
+from api.webhooks.destinations import Destinations
 
 
 @dataclass(frozen=True)
 class Services:
     """Opened once per process."""
 
+    settings: ApiSettings
     sessions: async_sessionmaker[AsyncSession]
     news: News
     wakes: WakeSender
     readers: asyncio.Semaphore
+    reads: Reads
+    tokens: KnownTokens
+    limits: RateLimits
+    destinations: Destinations
+    streams: FanOut
+    answers: Answers = field(default_factory=Answers)
+    texts: JobTexts = field(default_factory=JobTexts)
+    # One at a time: two threads that compute would take the interpreter from all other requests.
+    comparing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+
+    def end_waiting(self) -> None:
+        """Let all requests that wait for news, and all streams, end now: the process stops."""
+        self.news.end()
+        self.streams.end()
 
 
-def _services(request: Request) -> Services:
+async def _services(request: Request) -> Services:  # async: a plain function would be called in a thread
     services: Services = request.app.state.services
     return services
 

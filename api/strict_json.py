@@ -6,7 +6,9 @@ from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
 
+from api.access.caller import authenticated
 from api.problems import ProblemError
 
 MAX_BODY_BYTES = 1_048_576
@@ -14,15 +16,18 @@ MAX_DEPTH = 32
 
 
 class StrictRoute(APIRoute):
-    """A route whose JSON body is read by the rules of this module."""
+    """A guarded route whose JSON body is read by the rules of this module, once it is known who sends it."""
+
+    max_body_bytes = MAX_BODY_BYTES
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Wrap the request before FastAPI reads it."""
         handler = super().get_route_handler()
 
         async def strict(request: Request) -> Response:
+            await authenticated(request)  # before anything that a stranger sent is read
             strictly = _StrictRequest(request.scope, request.receive)
-            await strictly.read_bounded()
+            await strictly.read_bounded(self.max_body_bytes)
             return await handler(strictly)
 
         return strict
@@ -32,24 +37,31 @@ class _StrictRequest(Request):
     async def body(self) -> bytes:
         content = await super().body()
         media_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if content and media_type != "application/json":
-            raise ProblemError(415, "unsupported_media_type", "Send the body as application/json.")
+        encoding = self.headers.get("content-encoding", "identity").strip().lower()
+        if content and (media_type != "application/json" or encoding != "identity"):
+            raise ProblemError(415, "unsupported_media_type", "Send the body as application/json, not compressed.")
         return content
 
     async def json(self) -> Any:
         return parse(await self.body())
 
-    async def read_bounded(self) -> None:
-        """Read the body, whether or not the route has a use for it; raise ProblemError (413) beyond the limit."""
+    async def read_bounded(self, limit: int) -> None:
+        """Read the body, whether or not the route has a use for it; raise ProblemError (413) beyond `limit` bytes."""
         # FastAPI's own limit answers in plain text, past every handler; ours is a problem like all others.
+        if "content-length" not in self.headers and "transfer-encoding" not in self.headers:
+            self._body = b""  # RFC 9112: a request without either has no body
+            return
         content = bytearray()
         declared = self.headers.get("content-length", "0")
-        if declared.isdecimal() and int(declared) > MAX_BODY_BYTES:
-            raise _too_large()
-        async for piece in self.stream():
-            content += piece
-            if len(content) > MAX_BODY_BYTES:
-                raise _too_large()
+        if declared.isdecimal() and int(declared) > limit:
+            raise _too_large(limit)
+        try:
+            async for piece in self.stream():
+                content += piece
+                if len(content) > limit:
+                    raise _too_large(limit)
+        except ClientDisconnect:
+            raise ProblemError(400, "malformed_request", "The body ended early.") from None  # for the log alone
         self._body = bytes(content)
 
 
@@ -66,8 +78,8 @@ def parse(content: bytes) -> Any:
     return value
 
 
-def _too_large() -> ProblemError:
-    return ProblemError(413, "body_too_large", f"A body may have {MAX_BODY_BYTES:,} bytes at most.")
+def _too_large(limit: int) -> ProblemError:
+    return ProblemError(413, "body_too_large", f"A body may have {limit:,} bytes here at most.")
 
 
 def _refuse_constant(name: str) -> None:

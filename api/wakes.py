@@ -1,7 +1,7 @@
 """Sends wake-ups to the workers from a thread of its own: a slow or absent broker never holds up an answer."""
 
-import queue
 import threading
+from collections import Counter
 from typing import Any
 
 import structlog
@@ -15,27 +15,33 @@ from models.wake import WAKE_TASK, celery_settings
 log = structlog.get_logger(__name__)
 
 _SOCKET_TIMEOUT_SECONDS = 1
-_BACKLOG = 1_000
+# A message costs more than a millisecond of the process, and a worker that wakes looks for all its idle slots.
+_GATHER_SECONDS = 0.05
+_MOST_AT_ONCE = 4  # of a queue: each wakes another worker
 _CONNECTION_ERRORS = (BrokerAway, RedisError, OSError)
 
 
 class WakeSender:
-    """A bounded backlog of wake-ups; one that cannot be sent is dropped: workers and scheduler find the job anyway."""
+    """Sends a wake-up at once, and those that follow closely together, a few for all of a queue.
+
+    One that cannot be sent is dropped: workers and scheduler find the job anyway.
+    """
 
     def __init__(self, settings: ApiSettings) -> None:
         """Start the sending thread; the broker is reached at the first wake-up."""
         self._app = Celery("trainyard-api", set_as_current=False)
         self._app.conf.update(celery_settings(settings, socket_timeout_seconds=_SOCKET_TIMEOUT_SECONDS))
-        self._backlog: queue.Queue[str | None] = queue.Queue(_BACKLOG)
+        self._due: Counter[str] = Counter()  # by queue, behind the lock of `_changed`
+        self._changed = threading.Condition()
+        self._closed = threading.Event()
         self._thread = threading.Thread(target=self._send_all, name="wakes", daemon=True)
         self._thread.start()
 
-    async def send(self, queue_name: str) -> None:
-        """Say that a queue has work; returns at once."""
-        try:
-            self._backlog.put_nowait(queue_name)
-        except queue.Full:
-            log.warning("wake_dropped", queue=queue_name)
+    async def send(self, queue_name: str, jobs: int = 1) -> None:
+        """Say that so many jobs wait in a queue since now; returns at once."""
+        with self._changed:  # held by the thread for as long as it takes to look
+            self._due[queue_name] += jobs
+            self._changed.notify()
 
     def reachable(self) -> bool:
         """Ask whether the broker answers; blocks for up to a few seconds."""
@@ -49,16 +55,24 @@ class WakeSender:
         return True
 
     def close(self) -> None:
-        """Stop the thread after what is being sent."""
-        try:
-            self._backlog.put_nowait(None)
-        except queue.Full:
-            return  # it is a daemon thread, and what is left in the backlog is found by the workers
+        """Stop the thread after what is being sent; what is left is found by the workers."""
+        self._closed.set()
+        with self._changed:
+            self._changed.notify()
         self._thread.join(2 * _SOCKET_TIMEOUT_SECONDS)
 
     def _send_all(self) -> None:
-        while (name := self._backlog.get()) is not None:
-            try:
+        while not self._closed.is_set():
+            with self._changed:
+                self._changed.wait_for(lambda: self._due or self._closed.is_set())
+                due, self._due = self._due, Counter()
+            for name, jobs in due.items():
+                self._send(name, min(jobs, _MOST_AT_ONCE))
+            self._closed.wait(_GATHER_SECONDS)
+
+    def _send(self, name: str, times: int) -> None:
+        try:
+            for _ in range(times):
                 self._app.send_task(WAKE_TASK, args=[name], queue=name, retry=False, ignore_result=True)
-            except BrokerAway as error:
-                log.warning("wake_not_sent", queue=name, detail=str(error))
+        except BrokerAway as error:
+            log.warning("wake_not_sent", queue=name, detail=str(error))

@@ -13,6 +13,7 @@ from benchmarks.loops import (
     Rates,
     lightning_is_installed,
 )
+from benchmarks.machine import machine
 from benchmarks.rows import Row
 from benchmarks.service import Memory, Start
 from benchmarks.tables import Goal, Spread, at_least, below, table
@@ -89,16 +90,13 @@ def _goals_of_row(row: Row, rates: Rates) -> Iterator[Goal]:
 
 
 def _origin(figures: Figures) -> str:
-    machine = figures.environment
-    gpu = f"{machine.gpu}, {(machine.gpu_memory_bytes or 0) / _GIB:.0f} GiB" if machine.gpu else "none"
-    software = {"Python": machine.python, "torch": machine.torch, "torchvision": machine.torchvision}
-    software |= {"CUDA": machine.cuda} if machine.gpu else {}
+    found = figures.environment
+    gpu = f"{found.gpu}, {(found.gpu_memory_bytes or 0) / _GIB:.0f} GiB" if found.gpu else "none"
+    software = {"Python": found.python, "torch": found.torch, "torchvision": found.torchvision}
+    software |= {"CUDA": found.cuda} if found.gpu else {}
     software |= {"Lightning": version("lightning")} if lightning_is_installed() else {}
-    facts = {
-        "processor": f"{machine.processor}, {machine.cores} cores",
-        "memory": f"{machine.memory_bytes / _GIB:.0f} GiB",
+    facts = machine() | {
         "GPU": gpu,
-        "system": machine.system.partition("-")[0],
         "software": ", ".join(f"{name} {number}" for name, number in software.items() if number),
         "images": figures.images,
         "command": f"`{figures.command}`",

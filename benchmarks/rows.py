@@ -51,10 +51,10 @@ class Row:
 
 
 CPU_ROWS = (
-    Row("lenet", 50_000, 1, 60, 240, 20, floor_goal=0.95, textbook_goal=2.3),
+    Row("lenet", 25_600, 1, 60, 120, 20, floor_goal=0.95, textbook_goal=2.3),
     Row("cnn2-relu", 16_384, 1, 3, 8, 2, floor_goal=0.95, textbook_goal=4.0),
     Row("resnet10", 3_072, 1, 2, 2, 1, floor_goal=0.95, textbook_goal=1.25),
-    Row("mlp-512", 50_000, 1, 120, 480, 20, floor_goal=0.9, textbook_goal=2.3),
+    Row("mlp-512", 25_600, 1, 120, 240, 20, floor_goal=0.9, textbook_goal=2.3),
 )
 GPU_ROWS = (
     Row("lenet", 50_000, 10, 160, 4_000, 20, floor_goal=0.9, reference_seconds_goal=8),

@@ -52,7 +52,7 @@ class IdleService:
     def started(cls, folder: Path, images: Images) -> Iterator["IdleService"]:
         """Start a service with a data directory of its own; its forkserver is warm, and data are decoded."""
         stack = Stack(folder / "service", environment={"TRAINYARD_DATASETS_DIR": str(images.datasets)})
-        with stack, httpx2.Client(base_url=stack.base_url, timeout=_WAIT_SECONDS + 20, trust_env=False) as http:
+        with stack, stack.client(timeout=_WAIT_SECONDS + 20) as http:
             service = cls(stack, http)
             service.start_of_a_job()
             yield service

@@ -45,13 +45,13 @@ class Goal:
 
 def at_least(what: str, wanted: float, found: float) -> Goal:
     """Return the goal of a ratio that must not be lower."""
-    places = 2 if found >= wanted else 3  # a near miss must not look like what was wanted
+    places = 3 if found < wanted <= round(found, 2) else 2  # a near miss must not look like what was wanted
     return Goal(what, f"at least {wanted:.2f}", f"{found:.{places}f}", found >= wanted)
 
 
-def below(what: str, wanted: float, found: float, unit: str) -> Goal:
-    """Return the goal of a figure that must be lower."""
-    return Goal(what, f"under {wanted:,.0f} {unit}", f"{found:,.1f} {unit}", found < wanted)
+def below(what: str, wanted: float, found: float, unit: str, digits: int = 0) -> Goal:
+    """Return the goal of a figure that must be lower; `digits` are shown of it, and one more of what was found."""
+    return Goal(what, f"under {wanted:,.{digits}f} {unit}", f"{found:,.{digits + 1}f} {unit}", found < wanted)
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

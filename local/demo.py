@@ -37,7 +37,7 @@ def demo() -> int:
         console.print("Starting a Trainyard of its own in a temporary directory")
         with Stack(Path(folder), announce=lambda line: console.print(f"  {line}")) as stack:
             console.print(f"Trainyard is ready at {stack.base_url}\n")
-            with httpx2.Client(base_url=stack.base_url, timeout=_WAIT_SECONDS + 20, trust_env=False) as client:
+            with stack.client(timeout=_WAIT_SECONDS + 20) as client:
                 succeeded = _run_job(client, console)
         console.print("Everything is stopped.")
     return 0 if succeeded else 1

@@ -23,6 +23,7 @@ class DataDirectory:
         self.artifacts = self.path / "artifacts"
         self.datasets = self.path / "datasets"
         self.logs = self.path / "logs"
+        self.admin_token = self.path / "admin-token"
         self._lock: int | None = None
         self._runtime: Path | None = None
 

@@ -90,13 +90,19 @@ class Stack:
                 self.start_child("valkey")
             self.run_module("migrations")
             if services:
-                for name in (*self._workers, "scheduler", "api"):
+                for name in (*self._workers, "scheduler"):
                     self.start_child(name)
-                self.wait_until_ready()
+                self.start_api()
                 self.check()
         except BaseException:
             self.stop()
             raise
+
+    def start_api(self) -> None:
+        """Make the admin's token if there is none, start the API, and return when it is ready; the servers run."""
+        self.run_module("api.access.bootstrap", "--file", str(self._directory.admin_token), "--name", "local")
+        self.start_child("api")
+        self.wait_until_ready()
 
     def stop(self) -> None:
         """Stop every child in order and leave nothing behind but the data; nothing happens if nothing was started."""
@@ -152,6 +158,16 @@ class Stack:
     def run_module(self, module: str, *arguments: str) -> None:
         """Run a Python module to its end against the stack's database; raise StackError unless it succeeds."""
         Child(self._python(module, module, *arguments), self._directory.log(module)).finish()
+
+    @property
+    def admin_token(self) -> str:
+        """The text of a token that may do everything; known once started, also kept in `<data-dir>/admin-token`."""
+        return self._directory.admin_token.read_text().strip()
+
+    def client(self, *, timeout: float) -> httpx2.Client:
+        """Return a client of the API that sends the admin's token; `timeout` is in seconds."""
+        headers = {"Authorization": f"Bearer {self.admin_token}"}
+        return httpx2.Client(base_url=self.base_url, headers=headers, timeout=timeout, trust_env=False)
 
     @property
     def base_url(self) -> str:

@@ -3,7 +3,7 @@
 from alembic import context
 from sqlalchemy import create_engine, text
 
-import models.job  # noqa: F401 - the tables register themselves
+from models import idempotency, job, predictions, scores, sweep, user, webhook  # noqa: F401 - the tables register themselves
 from models.base import Base
 from models.settings import Settings, read_settings
 

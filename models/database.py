@@ -1,22 +1,33 @@
 """Engines for the two kinds of process: asynchronous for the API, synchronous for workers."""
 
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine, create_engine, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
 
 from models.settings import Settings
 
 _CONNECT_SECONDS = 5
-_POOL_SECONDS = 5
+POOL_SECONDS = 5
 _STATEMENT = "10s"
+# A suspended process must not keep a job's row locked: a worker's for much less than a lease, or its jobs are nobody's.
+_IDLE_OF_API, _IDLE_OF_WORKER = "30s", "5s"
 KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 15_000}
+# Every wait is bounded: for the network, and, by the server, for a statement, a lock, or the next statement.
+CONNECTION: dict[str, Any] = {
+    "connect_timeout": _CONNECT_SECONDS,
+    "client_encoding": "utf8",
+    "options": f"-c statement_timeout={_STATEMENT} -c lock_timeout={_STATEMENT} -c timezone=UTC"
+    f" -c idle_in_transaction_session_timeout={_IDLE_OF_API}",
+    **KEEPALIVE,
+}
 
 
 def async_engine(settings: Settings, *, pool_size: int) -> AsyncEngine:
     """Return the API's engine."""
-    return create_async_engine(settings.database_url, **_options(pool_size))
+    return create_async_engine(settings.database_url, connect_args=CONNECTION, **_options(pool_size))
 
 
 def async_sessions(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
@@ -24,9 +35,16 @@ def async_sessions(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
     return async_sessionmaker(engine, expire_on_commit=False)
 
 
+async def database_now(session: AsyncSession) -> datetime:
+    """Return the time by the database's clock, which is the only one that counts."""
+    now: datetime = (await session.scalars(select(func.clock_timestamp()))).one()
+    return now
+
+
 def sync_engine(settings: Settings, *, pool_size: int) -> Engine:
     """Return a worker's engine."""
-    return create_engine(settings.database_url, **_options(pool_size))
+    options = f"{CONNECTION['options']} -c idle_in_transaction_session_timeout={_IDLE_OF_WORKER}"
+    return create_engine(settings.database_url, connect_args=CONNECTION | {"options": options}, **_options(pool_size))
 
 
 def sync_sessions(engine: Engine) -> sessionmaker[Session]:
@@ -35,16 +53,4 @@ def sync_sessions(engine: Engine) -> sessionmaker[Session]:
 
 
 def _options(pool_size: int) -> dict[str, Any]:
-    """Bound every wait: for a connection, for the network, and, by the server, for a statement or a lock."""
-    return {
-        "pool_size": pool_size,
-        "max_overflow": 0,
-        "pool_timeout": _POOL_SECONDS,
-        "pool_pre_ping": True,
-        "connect_args": {
-            "connect_timeout": _CONNECT_SECONDS,
-            "client_encoding": "utf8",
-            "options": f"-c statement_timeout={_STATEMENT} -c lock_timeout={_STATEMENT} -c timezone=UTC",
-            **KEEPALIVE,
-        },
-    }
+    return {"pool_size": pool_size, "max_overflow": 0, "pool_timeout": POOL_SECONDS, "pool_pre_ping": True}

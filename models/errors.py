@@ -47,6 +47,18 @@ class NoResult(TrainyardError):
     code = "no_result"
 
 
+class NoPredictions(TrainyardError):
+    """The job has succeeded, but its predictions were not kept."""
+
+    code = "no_predictions"
+
+
+class NotAClassification(TrainyardError):
+    """What was asked for exists of a classification alone."""
+
+    code = "not_a_classification"
+
+
 class IllegalMove(TrainyardError):
     """The job's status does not allow what was asked."""
 
@@ -93,3 +105,105 @@ class BatchOfOne(TrainyardError):
     """Batch norm cannot normalise a batch of one sample on a 1x1 map."""
 
     code = "batch_of_one"
+
+
+class NotYours(TrainyardError):
+    """Only its owner, or an admin, may change this."""
+
+    code = "not_yours"
+
+
+class UserNotFound(TrainyardError):
+    """No user has this name."""
+
+    code = "user_not_found"
+
+
+class UserExists(TrainyardError):
+    """Another user has this name."""
+
+    code = "user_exists"
+
+
+class UserDisabled(TrainyardError):
+    """The user is disabled and gets no tokens."""
+
+    code = "user_disabled"
+
+
+class ReservedUser(TrainyardError):
+    """The user who acts for whoever sends no token is a member without tokens of their own."""
+
+    code = "reserved_user"
+
+
+class LastAdmin(TrainyardError):
+    """Without this user nobody could administrate."""
+
+    code = "last_admin"
+
+
+class TokenNotFound(TrainyardError):
+    """No token that the caller may see has this id."""
+
+    code = "token_not_found"
+
+
+class ScopeExceedsRole(TrainyardError):
+    """The user's role does not allow what the token was to allow."""
+
+    code = "scope_exceeds_role"
+
+
+class TooManyTokens(TrainyardError):
+    """The user has as many working tokens as one may have."""
+
+    code = "too_many_tokens"
+
+
+class BadExpiry(TrainyardError):
+    """A token's expiry that is over, or too far away."""
+
+    code = "bad_expiry"
+
+
+class WebhookNotFound(TrainyardError):
+    """No webhook that the caller may see has this id."""
+
+    code = "webhook_not_found"
+
+
+class DeliveryNotFound(TrainyardError):
+    """The webhook has no delivery with this id, or no longer."""
+
+    code = "delivery_not_found"
+
+
+class WebhookHostNotAllowed(TrainyardError):
+    """The webhook's host is not on the service's list."""
+
+    code = "webhook_host_not_allowed"
+
+
+class WebhookAddressNotAllowed(TrainyardError):
+    """The webhook's host is at an address that is not a public one."""
+
+    code = "webhook_address_not_allowed"
+
+
+class WebhookDisabled(TrainyardError):
+    """Nothing is sent to a webhook that is disabled."""
+
+    code = "webhook_disabled"
+
+
+class TooManyWebhooks(TrainyardError):
+    """A user has as many webhooks as one may have."""
+
+    code = "too_many_webhooks"
+
+
+class SweepNotFound(TrainyardError):
+    """No sweep has this id."""
+
+    code = "sweep_not_found"

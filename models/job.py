@@ -16,17 +16,21 @@ from sqlalchemy import (
     String,
     cast,
     func,
+    literal_column,
     select,
     text,
 )
 from sqlalchemy.orm import Mapped, WriteOnlyMapped, mapped_column, relationship
 
 from models.base import Base, DatabaseTime, Key
-from models.errors import IllegalMove
+from models.errors import IllegalMove, JobNotFinished, NoResult, TrainyardError
+from models.sweep import Sweep
+from models.user import User
 
 DEFAULT_QUEUE = "default"
 CHANNEL = "trainyard_jobs"  # NOTIFY channel; the payload is the id of a job that changed
 CANCELLED_BY_USER = "cancelled_by_user"
+STOPPED_BY_SWEEP = "stopped_by_sweep"  # the rule of its sweep's early stopping gave it up
 
 
 class Status(StrEnum):
@@ -70,9 +74,25 @@ class Job(Base):
         Index("ix_jobs_queued", "queue", "id", postgresql_where=text(f"status = '{Status.QUEUED}'")),
         Index("ix_jobs_lease", "lease_expires_at", postgresql_where=text(f"status IN ({_one_of(LIVE)})")),
         Index("ix_jobs_status_id", "status", "id"),
+        Index("ix_jobs_created_at_id", "created_at", "id"),
+        Index("ix_jobs_dataset_id", text("((spec -> 'dataset') ->> 'name')"), "id"),
+        Index("ix_jobs_network_id", text("((spec -> 'network') ->> 'name')"), "id"),
+        *(
+            Index(
+                f"ix_jobs_{field}",
+                literal_column(f"(spec -> '{field}')").label(field),
+                postgresql_using="gin",
+                postgresql_ops={field: "jsonb_path_ops"},
+            )
+            for field in ("tags", "metadata")
+        ),
+        Index("ix_jobs_user_id_id", "user_id", "id"),
+        Index("ix_jobs_sweep_id_id", "sweep_id", "id", postgresql_where=text("sweep_id IS NOT NULL")),
     )
 
     id: Mapped[Key]
+    user_id: Mapped[UUID] = mapped_column(ForeignKey(User.id))
+    sweep_id: Mapped[UUID | None] = mapped_column(ForeignKey(Sweep.id), default=None)
     name: Mapped[str | None]
     queue: Mapped[str] = mapped_column(default=DEFAULT_QUEUE)
     status: Mapped[str] = mapped_column(default=Status.QUEUED.value)
@@ -89,15 +109,25 @@ class Job(Base):
     attempts: WriteOnlyMapped["Attempt"] = relationship(passive_deletes=True)
 
     @classmethod
-    def submit(cls, spec: dict[str, Any]) -> "Job":
-        """Return a new queued job for a resolved spec."""
-        needs_gpu = spec["resources"]["device"] == "cuda"
-        message = "Waits for a worker with a GPU." if needs_gpu else "Waits for a worker."
+    def submit(cls, spec: dict[str, Any], *, user_id: UUID) -> "Job":
+        """Return a new queued job of this user for a resolved spec."""
+        message = waits_for(spec)
         job = cls(
-            name=spec["name"], spec=spec, epochs=spec["training"]["epochs"], status=Status.QUEUED.value, message=message
+            user_id=user_id,
+            name=spec["name"],
+            spec=spec,
+            epochs=spec["training"]["epochs"],
+            status=Status.QUEUED.value,
+            message=message,
         )
         job.transitions.add(Transition(to_status=job.status, message=message, attempt=0))
         return job
+
+    def why_no_result(self) -> TrainyardError:
+        """Return the error that says why there is no result: the job has not ended, or has ended without one."""
+        if Status(self.status) not in FINAL:
+            return JobNotFinished(f"The job is {self.status}; its result is there when it has succeeded.")
+        return NoResult(f"The job ended as {self.status} and has no result: {self.message}")
 
     def move(self, to: Status, *, reason: str | None = None, message: str | None = None) -> None:
         """Change the status along MOVES and keep the transition; raise IllegalMove off the table."""
@@ -130,9 +160,19 @@ class Job(Base):
                 return False
         return True
 
+    def stop_for_sweep(self, message: str) -> bool:
+        """Ask for the end of a running job that its sweep gives up for what `message` says; return as `cancel` does."""
+        if self.status != Status.RUNNING:
+            return False
+        self.move(Status.CANCELLING, reason=STOPPED_BY_SWEEP, message=message)
+        return True
+
     def end_cancelled(self) -> None:
-        """End a job that a user no longer wants."""
-        self.move(Status.CANCELLED, reason=CANCELLED_BY_USER, message="Cancelled by a user.")
+        """End a job that a user, or its sweep, no longer wants."""
+        if self.reason == STOPPED_BY_SWEEP:
+            self.move(Status.CANCELLED, reason=self.reason, message=self.message)
+        else:
+            self.move(Status.CANCELLED, reason=CANCELLED_BY_USER, message="Cancelled by a user.")
 
     def lose_attempt(self, reason: str, message: str, *, retry_limit: int) -> None:
         """Take the attempt away from a worker that is gone: back to the queue, or failed after `retry_limit` losses."""
@@ -212,6 +252,8 @@ class JobResult(Base):
     attempt: Mapped[int]
     # json, not jsonb: it keeps the order of keys, and is served as it stands.
     body: Mapped[dict[str, Any]] = mapped_column(JSON())
+    # The body without what grows with epochs and classes: many results are compared without reading all of each.
+    essentials: Mapped[dict[str, Any]] = mapped_column(JSON())
     created_at: Mapped[DatabaseTime]
 
 
@@ -226,6 +268,11 @@ class LogChunk(Base):
     attempt: Mapped[int]
     text: Mapped[str]
     at: Mapped[DatabaseTime]
+
+
+def waits_for(spec: dict[str, Any]) -> str:
+    """Return the sentence of a queued job that says what it waits for."""
+    return "Waits for a worker with a GPU." if spec["resources"]["device"] == "cuda" else "Waits for a worker."
 
 
 def notification(job_id: UUID) -> Select[Any]:

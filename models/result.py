@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from models.datasets import Task
 
 Level = Literal["info", "warning", "error"]
+_LONG = frozenset({"curves", "confusion_matrix", "classification_report", "diagnosis", "spec"})
 
 
 class _Shape(BaseModel):
@@ -20,6 +21,14 @@ def _is_none(value: object) -> bool:
 def only_where_there_is_one() -> Any:
     """Return the field of something that is not shown, and is no null either, where it does not exist."""
     return Field(default=None, exclude_if=_is_none)
+
+
+def essentials(result: dict[str, Any]) -> dict[str, Any]:
+    """Return a result's JSON without what grows with its epochs and classes, and without the spec."""
+    kept = {name: value for name, value in result.items() if name not in _LONG}
+    if kept.get("replicas") is not None:
+        kept["replicas"] = {name: value for name, value in kept["replicas"].items() if name != "curves"}
+    return kept
 
 
 class ReplicaFigure(_Shape):

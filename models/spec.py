@@ -7,10 +7,11 @@ from pydantic import Field
 
 from models.dataset_spec import DatasetChoice
 from models.errors import FieldError, InvalidSpec
+from models.memory import refuse_what_no_gpu_holds
 from models.network import LayerDoesNotFit, NetworkSummary, NetworkTooLarge, refuse_final_softmax, summarise
 from models.presets import Network, Sequential, Torchvision
 from models.training_spec import TrainingSpec
-from models.validation import Name, Strict, Tag
+from models.validation import MetadataKey, MetadataValue, Name, Strict, Tag
 
 _CHOSEN_SEED_BITS = 31
 
@@ -34,6 +35,9 @@ class JobSpec(Strict):
     training: TrainingSpec = TrainingSpec()
     resources: ResourcesSpec = ResourcesSpec()
     tags: Annotated[list[Tag], Field(max_length=20, default_factory=list)]
+    metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16, default_factory=dict)] = Field(
+        description="The submitter's own pairs, found again by `GET /jobs?metadata[key]=value`."
+    )
 
     def summary(self) -> NetworkSummary | None:
         """Return the network's shapes, parameters and MACs on this data; None where only building it can tell.
@@ -53,7 +57,8 @@ class JobSpec(Strict):
         conflicts = list(self.training.conflicts(self.dataset))
         if conflicts:
             raise InvalidSpec(conflicts)
-        self.summary()
+        if (summary := self.summary()) is not None:
+            refuse_what_no_gpu_holds(summary, self.training, self.dataset)
         seed = self.training.seed if self.training.seed is not None else secrets.randbits(_CHOSEN_SEED_BITS)
         return self.model_copy(update={"training": self.training.model_copy(update={"seed": seed})})
 

@@ -1,10 +1,11 @@
-"""The base class and the text type of everything a person may send: strict, bounded, without surprises."""
+"""The base class and the types of everything a person may send: strict, bounded, without surprises."""
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
 
@@ -23,6 +24,20 @@ def _printable(text: str) -> str:
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_printable)]
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_printable)]
+MetadataKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+MetadataValue = Annotated[str, StringConstraints(max_length=512), AfterValidator(_printable)]
+
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d(:\d\d(\.\d{1,9})?)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+
+
+def _as_rfc3339(value: Any) -> Any:
+    # A lax datetime would also take a number for seconds since 1970.
+    if not isinstance(value, str) or not _RFC3339.fullmatch(value):
+        raise PydanticCustomError("datetime_format", "Input should be a time such as 2027-02-28T12:00:00Z")
+    return value
+
+
+Moment = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_as_rfc3339)]
 
 _CODES = {
     "model_attributes_type": "object_type",

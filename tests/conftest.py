@@ -1,7 +1,11 @@
 """What tests share: the whole service as real processes, on a database and a broker of its own."""
 
+import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -10,11 +14,13 @@ import httpx2
 import psutil
 import psycopg
 import pytest
+from jsonschema import Draft202012Validator
 from psycopg import sql
 from psycopg.rows import dict_row
 from pydantic_settings import BaseSettings
 from sqlalchemy.engine import make_url
 
+from local.children import Child, wait_until
 from local.stack import Stack
 
 FINAL = {"succeeded", "failed", "cancelled"}
@@ -34,7 +40,53 @@ class Service:
     def __init__(self, stack: Stack, data_dir: Path) -> None:
         self.stack = stack
         self.data_dir = data_dir
-        self.http = httpx2.Client(base_url=stack.base_url, timeout=40, trust_env=False)
+        self._clients: list[httpx2.Client] = []
+        self.http = self.client(stack.admin_token)
+
+    def client(self, token: str) -> httpx2.Client:
+        """Return a client that sends this token."""
+        return self._client({"Authorization": f"Bearer {token}"})
+
+    def anonymous(self) -> httpx2.Client:
+        """Return a client that sends no token."""
+        return self._client({})
+
+    def new_user(self, name: str, role: str = "member") -> str:
+        """Make a user; return a token of theirs with every scope that the role allows."""
+        assert self.http.post("/users", json={"name": name, "role": role}).status_code == 201
+        scopes = ["read", "write", *(["admin"] if role == "admin" else [])]
+        answer = self.http.post("/tokens", json={"name": "test", "user": name, "scopes": scopes})
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["token"])
+
+    def log(self, name: str) -> str:
+        """Return what a child has logged so far."""
+        return (self.data_dir / "logs" / f"{name}.log").read_text()
+
+    @contextmanager
+    def another_api(self, **settings: object) -> Iterator["OtherApi"]:
+        """Run one more API process on the same database, with settings of its own."""
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        changes = {"port": port} | settings
+        environment = {f"TRAINYARD_{name.upper()}": str(value) for name, value in changes.items()}
+        command = self.stack._python("api", "api")
+        command = replace(command, environment=command.environment | environment)
+        child = Child(command, self.data_dir / "logs" / f"api-{port}.log")
+        try:
+            api = OtherApi(f"http://127.0.0.1:{port}", child.pid)
+            wait_until(api.is_ready, watch=child.check, what="the other API", seconds=60)
+            yield api
+        finally:
+            child.stop()
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.close()
+
+    def _client(self, headers: dict[str, str]) -> httpx2.Client:
+        self._clients.append(httpx2.Client(base_url=self.stack.base_url, headers=headers, timeout=40, trust_env=False))
+        return self._clients[-1]
 
     def submit(self, spec: dict[str, Any]) -> str:
         answer = self.http.post("/jobs", json=spec)
@@ -87,7 +139,98 @@ class Service:
         raise AssertionError("no runner was started")
 
 
+class OtherApi:
+    """One more API process."""
+
+    def __init__(self, base_url: str, pid: int) -> None:
+        self.base_url = base_url
+        self.pid = pid
+
+    def client(self, token: str | None = None, **headers: str) -> httpx2.Client:
+        """Return a client that sends this token, or none; to be closed by a `with`."""
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        return httpx2.Client(base_url=self.base_url, headers=headers, timeout=40, trust_env=False)
+
+    def settles(self, client: httpx2.Client, status: int, seconds: float = 5) -> bool:
+        """Return whether `GET /me` comes to this status; a notification needs some milliseconds to another process."""
+        deadline = time.monotonic() + seconds
+        while client.get("/me").status_code != status:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.001)
+        return True
+
+    def is_ready(self) -> bool:
+        try:
+            return httpx2.get(f"{self.base_url}/readyz", timeout=5, trust_env=False).status_code == 200
+        except httpx2.TransportError:
+            return False
+
+
 StartService = Callable[..., Service]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation of the API, as its description has it."""
+
+    name: str
+    method: str
+    path: str
+    described: dict[str, Any]
+
+    @property
+    def scope(self) -> str | None:
+        """The scope that it needs; None where any token will do, or none."""
+        return next((scope for entry in self.described.get("security", ()) for scope in entry["token"]), None)
+
+    @property
+    def needs_token(self) -> bool:
+        return "security" in self.described
+
+    def documents(self, status: int, code: str) -> bool:
+        """Tell whether this error is in the description."""
+        content = self.described["responses"].get(str(status), {}).get("content", {})
+        return code in content.get("application/problem+json", {}).get("examples", {})
+
+
+@cache
+def _described_application() -> Any:
+    from api.app import create_app
+    from api.settings import ApiSettings
+
+    url = "postgresql+psycopg://trainyard:not-a-known-default@localhost/trainyard"
+    return create_app(ApiSettings(database_url=url, redis_url="redis://localhost"))
+
+
+@pytest.fixture(scope="session")
+def application() -> Any:
+    """The application, which is described and not started."""
+    return _described_application()
+
+
+@pytest.fixture(scope="session")
+def require_conforms(application: Any) -> Callable[[Any, dict[str, Any]], None]:
+    """How a value is held against a schema of the description."""
+    components = application.openapi()["components"]
+
+    def require(value: Any, schema: dict[str, Any]) -> None:
+        whole = schema | {"components": components}
+        Draft202012Validator(whole, format_checker=Draft202012Validator.FORMAT_CHECKER).validate(value)
+
+    return require
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that takes an `operation` for each one there is."""
+    if "operation" in metafunc.fixturenames:
+        found = [
+            Operation(described["operationId"], method.upper(), path, described)
+            for path, item in _described_application().openapi()["paths"].items()
+            for method, described in item.items()
+        ]
+        metafunc.parametrize("operation", found, ids=[operation.name for operation in found])
 
 
 @pytest.fixture
@@ -112,9 +255,9 @@ def start_service(tmp_path_factory: pytest.TempPathFactory, digits_cache: Path) 
 
     def start(slots: int = 1, workers: int = 1, **settings: object) -> Service:
         data_dir = tmp_path_factory.mktemp("stack")
-        environment = {"TRAINYARD_DATASETS_DIR": str(digits_cache)} | {
-            f"TRAINYARD_{name.upper()}": str(value) for name, value in settings.items()
-        }
+        # Sixty readers in one test share a token: the limit has tests of its own.
+        settings = {"datasets_dir": digits_cache, "rate_limit_burst": 100_000} | settings
+        environment = {f"TRAINYARD_{name.upper()}": str(value) for name, value in settings.items()}
         environment |= _own_place(external)
         stack = Stack(data_dir, 0, slots=slots, workers=workers, environment=environment)
         stack.start()
@@ -123,7 +266,7 @@ def start_service(tmp_path_factory: pytest.TempPathFactory, digits_cache: Path) 
 
     yield start
     for service in services:
-        service.http.close()
+        service.close()
         service.stack.stop()
         if external.database_url is not None:
             _drop(external.database_url, str(make_url(service.stack.database_url).database))

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -21,8 +21,10 @@ from models.job import (
     database_now_plus,
     notification,
 )
-from models.result import EpochMetrics
-from worker.messages import SavedCheckpoint
+from models.predictions import Predictions
+from models.result import EpochMetrics, essentials
+from models.scores import score_epoch, score_test
+from worker.messages import Predicted, SavedCheckpoint
 from worker.queue import Claim, end_attempt
 
 LOG_LIMIT = 1_048_576  # characters of log kept per job, the newest
@@ -72,7 +74,10 @@ class AttemptRecord:
                 session.execute(notification(job.id))
 
     def add_epoch(self, metrics: EpochMetrics, checkpoint: SavedCheckpoint) -> None:
-        """Record an epoch once; an epoch that is repeated after a resume takes its own row again."""
+        """Record an epoch once; an epoch that is repeated after a resume takes its own row again.
+
+        What earlier attempts had recorded beyond it is overtaken, and goes: this attempt trains those epochs anew.
+        """
         values = metrics.model_dump(exclude={"train_seconds"}) | {
             "job_id": self._claim.job_id,
             "attempt": self._claim.attempt,
@@ -84,6 +89,9 @@ class AttemptRecord:
             session.execute(
                 insert(Epoch).values(values).on_conflict_do_update(index_elements=["job_id", "epoch"], set_=values)
             )
+            beyond = {"job": job.id, "attempt": self._claim.attempt, "epoch": metrics.epoch}
+            overtaken = session.execute(_DROP_OVERTAKEN, beyond).first() is not None
+            score_epoch(session, job.id, metrics.epoch, others_went=overtaken)
             session.execute(notification(job.id))
 
     def add_log(self, text: str) -> None:
@@ -93,14 +101,20 @@ class AttemptRecord:
             session.flush()
             session.execute(delete(LogChunk).where(LogChunk.id.in_(_beyond_limit(job.id))))
 
-    def succeed(self, result: dict[str, Any]) -> None:
-        """Store the result and end the job, unless a cancel came first."""
+    def succeed(self, result: dict[str, Any], predictions: Predicted | None) -> None:
+        """Store the result and the predictions and end the job, unless a cancel came first."""
         with self._locked() as (session, job):
             if self._cancelled(session, job):
                 return
             queued, total = _waiting_and_total(session, job)
             result["timing"] |= {"queued_seconds": queued, "total_seconds": total}
-            session.add(JobResult(job_id=job.id, attempt=self._claim.attempt, body=result))
+            session.add(
+                JobResult(job_id=job.id, attempt=self._claim.attempt, body=result, essentials=essentials(result))
+            )
+            if predictions is not None:
+                session.add(Predictions.of(job.id, self._claim.attempt, **predictions.model_dump()))
+            accuracy = result["accuracy"]["test"] if result["accuracy"] else None
+            score_test(session, job.id, accuracy=accuracy, loss=result["loss"]["test"])
             job.move(Status.SUCCEEDED)
             self._end(session, job)
 
@@ -155,6 +169,11 @@ class AttemptRecord:
     def _end(self, session: Session, job: Job, outcome: str | None = None) -> None:
         end_attempt(session, job.id, self._claim.attempt, outcome or job.status)
         session.execute(notification(job.id))
+
+
+_DROP_OVERTAKEN = text(
+    "DELETE FROM epochs WHERE job_id = :job AND attempt < :attempt AND epoch > :epoch RETURNING epoch"
+)
 
 
 def _beyond_limit(job_id: UUID) -> Any:

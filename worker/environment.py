@@ -3,19 +3,19 @@
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import psutil
 import torch
 
 from models.result import Environment
+from worker.processor import processor_name
 
 
 def describe_environment(device: torch.device, git_commit: str | None) -> Environment:
     """Describe this machine as the runner sees it."""
     cuda = device.type == "cuda"
     return Environment(
-        processor=_processor(),
+        processor=processor_name(),
         cores=os.cpu_count() or 1,
         threads=torch.get_num_threads(),
         memory_bytes=psutil.virtual_memory().total,
@@ -29,15 +29,6 @@ def describe_environment(device: torch.device, git_commit: str | None) -> Enviro
         cuda=torch.version.cuda,
         git_commit=git_commit,
     )
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _installed(package: str) -> str | None:

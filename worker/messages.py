@@ -71,11 +71,29 @@ class EpochEnded(_Message):
     checkpoint: SavedCheckpoint
 
 
+class Predicted(_Message):
+    """What the network says of each test sample, in the order of the split; each list has an entry per sample.
+
+    A classification has classes and the softmax probability of the predicted one; a regression has numbers on the
+    target's own scale. `indices` is where the samples stand in the data that they were held out of, None for 0, 1, ...;
+    jobs with equal `samples_digest` were tested on the same samples in the same order.
+    """
+
+    samples_digest: str
+    indices: list[int] | None
+    labels: list[int] | None = None
+    predictions: list[int] | None = None
+    probabilities: list[float] | None = None
+    targets: list[float] | None = None
+    estimates: list[float] | None = None
+
+
 class Succeeded(_Message):
-    """The result, but for the times that only the database knows."""
+    """The result, but for the times that only the database knows, and the predictions, where they are few enough."""
 
     type: Literal["succeeded"] = "succeeded"
     result: dict[str, Any]
+    predictions: Predicted | None
 
 
 class Failed(_Message):

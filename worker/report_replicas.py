@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
+from models.across_seeds import score_of
 from models.result import ReplicaScore, ReplicaSplits, ReplicasReport
 from models.spec import JobSpec
 from worker.datasets import PreparedData
-from worker.training.across_replicas import curves_of, score_of
+from worker.training.across_replicas import curves_of
 from worker.training.loop import Evaluation
 from worker.training.replicas import Replicas
 from worker.training.scores import regression_scores

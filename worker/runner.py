@@ -19,6 +19,7 @@ from worker import checkpoints, datasets
 from worker.datasets import PreparedData
 from worker.messages import STOP, Assignment, EpochEnded, Event, Failed, Phase, Succeeded
 from worker.report import Measured, build_result
+from worker.report_predictions import report_predictions
 from worker.stopwatch import StartPhase, Stopwatch
 from worker.training.inspection import inspect
 from worker.training.latency import measure_latency
@@ -95,7 +96,8 @@ class _Run:
         self._say("Evaluates.")
         measured = self._measure(replicas, splits)
         result = build_result(self.spec, replicas, measured, data, self.task.git_commit)
-        return Succeeded(result=result.model_dump(mode="json"))
+        predictions = report_predictions(measured.replicas[0].test, data[0])
+        return Succeeded(result=result.model_dump(mode="json"), predictions=predictions)
 
     def _prepare_data(self) -> list[PreparedData]:
         return datasets.prepare_each(

@@ -1,4 +1,4 @@
-"""The scheduler, `python -m worker.scheduler`: Celery beat that ends lost leases and sends wake-ups again."""
+"""The scheduler, `python -m worker.scheduler`: Celery beat that ends lost leases, wakes workers and moves sweeps on."""
 
 from typing import Any
 
@@ -9,17 +9,24 @@ from kombu.exceptions import OperationalError as BrokerAway
 from redis.exceptions import RedisError
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
 from models.database import sync_engine, sync_sessions
+from models.idempotency import forget_old_answers
 from models.logs import configure_logs
 from models.settings import read_settings
 from models.wake import WAKE_TASK, celery_settings
+from models.webhook import forget_old_deliveries
 from worker.queue import expire_leases, queues_with_work
 from worker.settings import WorkerSettings
+from worker.sweeps.tick import advance_sweeps
 
 log = structlog.get_logger(__name__)
 
 _SWEEP = "trainyard.sweep"
+_ADVANCE_SWEEPS = "trainyard.advance_sweeps"
+_TIDY = "trainyard.tidy"
+_TIDY_SECONDS = 60
 _SOCKET_TIMEOUT_SECONDS = 1
 
 
@@ -35,10 +42,14 @@ class LocalScheduler(Scheduler):
 
 
 def scheduler_app(settings: WorkerSettings, engine: Engine) -> Celery:
-    """Return an application whose beat sweeps every `settings.sweep_seconds`."""
+    """Return an application whose beat sweeps up every `settings.sweep_seconds`, and gives sweeps their points."""
     app = Celery("trainyard-scheduler", set_as_current=False)
     app.conf.update(celery_settings(settings, socket_timeout_seconds=_SOCKET_TIMEOUT_SECONDS))
-    app.conf.beat_schedule = {"sweep": {"task": _SWEEP, "schedule": settings.sweep_seconds}}
+    app.conf.beat_schedule = {
+        "sweep": {"task": _SWEEP, "schedule": settings.sweep_seconds},
+        "advance-sweeps": {"task": _ADVANCE_SWEEPS, "schedule": settings.point_seconds},
+        "tidy": {"task": _TIDY, "schedule": _TIDY_SECONDS},
+    }
     app.conf.beat_scheduler = LocalScheduler
     app.conf.beat_max_loop_interval = settings.sweep_seconds
     sessions = sync_sessions(engine)
@@ -57,7 +68,31 @@ def scheduler_app(settings: WorkerSettings, engine: Engine) -> Celery:
             # Both come back; the next sweep finds what this one missed.
             log.warning("sweep_failed", detail=str(error).splitlines()[0])
 
+    @app.task(name=_ADVANCE_SWEEPS, ignore_result=True)
+    def advance() -> None:
+        """Give the open sweeps of parameters their next jobs, then wake the workers of the queues that got one."""
+        try:
+            for queue in advance_sweeps(sessions):
+                _wake(app, queue)
+        except (DBAPIError, BrokerAway, RedisError, OSError) as error:
+            log.warning("advance_failed", detail=str(error).splitlines()[0])
+
+    @app.task(name=_TIDY, ignore_result=True)
+    def tidy_up() -> None:
+        """Delete what is past its time."""
+        try:
+            with sessions.begin() as session:
+                tidy(session)
+        except (DBAPIError, OSError) as error:
+            log.warning("tidy_failed", detail=str(error).splitlines()[0])
+
     return app
+
+
+def tidy(session: Session) -> None:
+    """Delete the answers of idempotency keys, and the deliveries of webhooks, that are past their time."""
+    session.execute(forget_old_answers())
+    session.execute(forget_old_deliveries())
 
 
 def _wake(app: Celery, queue: str) -> None:

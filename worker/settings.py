@@ -19,6 +19,7 @@ class WorkerSettings(Settings):
     beat_seconds: float = Field(default=5, gt=0)
     poll_seconds: float = Field(default=2, gt=0)
     sweep_seconds: float = Field(default=5, gt=0)
+    point_seconds: float = Field(default=1, gt=0)  # how often the scheduler looks for points of sweeps to be tried
     retry_limit: int = Field(default=3, ge=0)
     artifacts_dir: Path = Path(".trainyard/artifacts")
     datasets_dir: Path = Path(".trainyard/datasets")

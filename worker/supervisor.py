@@ -179,8 +179,8 @@ class Supervisor:
     def _move_job(self, runner: RunnerProcess) -> None:
         limit = self._settings.retry_limit
         match self._outcome:
-            case Succeeded(result=result):
-                self._record.succeed(result)
+            case Succeeded(result=result, predictions=predictions):
+                self._record.succeed(result, predictions)
                 log.info("job_succeeded")
             case Failed(reason=reason, message=message):
                 self._record.fail(reason, message)

@@ -1,13 +1,13 @@
 """What the API shows of a job; field names are frozen."""
 
-from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
-from models.job import FINAL, LIVE, Epoch, Job, Status, Transition
+from models.job import Epoch, Status
+from models.memory import bytes_at_least
 from models.network import LayerSummary
 from models.result import ReplicaEpoch, only_where_there_is_one
 from models.spec import JobSpec
@@ -18,16 +18,17 @@ class EpochView(BaseModel):
 
     Epoch 0 is the untrained network, where the spec asks for it. A regression has no accuracies; its loss is the mean
     squared error on the scale that the network learns. In a job with replicas the figures are those of the first, the
-    seconds those of all together, and `replicas` holds the figures of all; other jobs do not have that field.
+    seconds those of all together, and `replicas` holds the figures of all; other jobs do not have that field. A figure
+    that is not a finite number is null; one that was not asked for is not there.
     """
 
     epoch: int
-    train_loss: float
-    train_accuracy: float | None
-    validation_loss: float | None
-    validation_accuracy: float | None
-    learning_rate: float
-    seconds: float
+    train_loss: float | None = None
+    train_accuracy: float | None = None
+    validation_loss: float | None = None
+    validation_accuracy: float | None = None
+    learning_rate: float | None = None
+    seconds: float | None = None
     replicas: ReplicaEpoch | None = only_where_there_is_one()
 
     @classmethod
@@ -54,10 +55,23 @@ class Progress(BaseModel):
     epochs: int
 
 
+class TestScores(BaseModel):
+    """What the test split says of a succeeded job; a regression has no accuracy."""
+
+    accuracy: float | None
+    loss: float | None
+
+
 class JobView(BaseModel):
-    """A job as it stands."""
+    """A job as it stands; `best` is the trained epoch of the highest accuracy, of a regression of the lowest loss.
+
+    It is judged by the validation split where there is one, and the earliest of equals.
+    """
 
     id: UUID
+    user: str
+    sweep: UUID | None
+    queue: str
     name: str | None
     status: Status
     reason: str | None
@@ -66,50 +80,22 @@ class JobView(BaseModel):
     progress: Progress
     last: EpochView | None
     best: EpochView | None
+    test: TestScores | None
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
     transitions: list[TransitionView]
     spec: dict[str, Any]
 
-    @classmethod
-    def of(cls, job: Job, transitions: Sequence[Transition], last: Epoch | None, best: Epoch | None) -> "JobView":
-        """Show a job with its transitions in order, its last epoch and its best trained one."""
-        status = Status(job.status)
-        started = next((move.at for move in transitions if move.to_status in LIVE), None)
-        return cls(
-            id=job.id,
-            name=job.name,
-            status=status,
-            reason=job.reason,
-            message=job.message,
-            attempt=job.attempt,
-            progress=Progress(epoch=last.epoch if last else 0, epochs=job.epochs),
-            last=EpochView.of(last) if last else None,
-            best=EpochView.of(best) if best else None,
-            created_at=job.created_at,
-            started_at=started,
-            finished_at=transitions[-1].at if status in FINAL else None,
-            transitions=[TransitionView.model_validate(move, from_attributes=True) for move in transitions],
-            spec=job.spec,
-        )
+
+JobPart = Annotated[dict[str, Any], Field(description="Of a JobView the fields that `fields` asked for")]
 
 
 class JobPage(BaseModel):
-    """Jobs, newest first; `next` is the `after` of the following page, null at the end."""
+    """Jobs in the order asked for; `next` is the `after` of the following page, null at the end."""
 
-    items: list[JobView]
-    next: UUID | None
-
-
-class MetricsView(BaseModel):
-    """The epochs after the one asked for; `next` is the `after` of the following request."""
-
-    job_id: UUID
-    status: Status
-    terminal: bool
-    epochs: list[EpochView]
-    next: int
+    items: list[JobView | JobPart]
+    next: str | None
 
 
 class LogEntry(BaseModel):
@@ -170,6 +156,10 @@ class ValidatedView(BaseModel):
     parameters: int | None
     macs_per_sample: int | None
     flops_per_sample: int | None
+    memory_bytes_at_least: int | None = Field(
+        description="Weights, gradients, the optimiser's state and the largest tensor of a batch, of one replica; a "
+        "training needs several times as much."
+    )
 
     @classmethod
     def of(cls, spec: JobSpec) -> "ValidatedView":
@@ -183,4 +173,5 @@ class ValidatedView(BaseModel):
             parameters=summary.parameters if summary else None,
             macs_per_sample=summary.macs if summary else None,
             flops_per_sample=2 * summary.macs if summary else None,
+            memory_bytes_at_least=bytes_at_least(summary, spec.training, spec.dataset) if summary else None,
         )

@@ -1,19 +1,23 @@
 """Claims, leases and the fence, on a real Postgres: what a worker may write, and when it no longer may."""
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, delete, func, select, update
-from sqlalchemy.exc import DataError
+from sqlalchemy.exc import DataError, InternalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from local.stack import Stack
-from models.database import sync_sessions
-from models.job import Attempt, Epoch, Job, JobResult, LogChunk, Status, Transition
+from models.database import sync_engine, sync_sessions
+from models.job import Attempt, Epoch, Job, JobResult, LogChunk, Status, Transition, notification
 from models.result import EpochMetrics
+from models.scores import Scores
+from models.settings import Settings
 from models.spec import JobSpec
+from models.user import FIRST_ADMIN, User
 from worker.attempt import LOG_LIMIT, AttemptRecord, AttemptSuperseded
 from worker.messages import Phase, SavedCheckpoint
 from worker.queue import Claim, claim_next, expire_leases
@@ -58,7 +62,8 @@ def sessions(engine: Engine) -> Iterator[sessionmaker[Session]]:
 def submit(sessions: sessionmaker[Session], **changes: Any) -> Any:
     spec = JobSpec.model_validate(SPEC | changes).resolved().as_json()
     with sessions.begin() as session:
-        job = Job.submit(spec)
+        admin = session.scalars(select(User.id).where(User.name == FIRST_ADMIN)).one()
+        job = Job.submit(spec, user_id=admin)
         session.add(job)
         session.flush()
         return job.id
@@ -176,7 +181,7 @@ def test_whatever_an_attempt_writes_after_its_lease_is_refused(sessions: session
         lambda: zombie.say("still here"),
         lambda: zombie.add_epoch(METRICS, CHECKPOINT),
         lambda: zombie.add_log("still here"),
-        lambda: zombie.succeed({"timing": {}}),
+        lambda: zombie.succeed({"timing": {}}, None),
         lambda: zombie.fail("runner_error", "still here"),
         lambda: zombie.give_back("runner_died", "still here", retry_limit=3),
         lambda: zombie.preempt("still here"),
@@ -198,6 +203,29 @@ def test_a_write_that_began_before_the_takeover_makes_the_takeover_wait(sessions
     assert expire(sessions) == [job_id]
 
 
+def test_a_worker_suspended_within_a_write_loses_the_row_and_then_the_attempt(
+    engine: Engine, sessions: sessionmaker[Session]
+) -> None:
+    settings = Settings(DATABASE_URL=engine.url.render_as_string(hide_password=False), environment="development")
+    own_engine = sync_engine(settings, pool_size=1)
+    job_id = submit(sessions)
+    record = AttemptRecord(sync_sessions(own_engine), claimed(sessions))
+    run_out(sessions, job_id)
+    deadline = time.monotonic() + 30
+
+    def write_with_a_long_break() -> None:
+        with record._locked(share=True) as (session, job):
+            while not expire(sessions):
+                assert time.monotonic() < deadline, "the row was never given up"
+                time.sleep(0.1)
+            session.execute(notification(job.id))
+
+    with pytest.raises(InternalError, match="idle-in-transaction"):
+        write_with_a_long_break()
+    own_engine.dispose()
+    assert job_row(sessions, job_id).status == Status.QUEUED
+
+
 def test_a_repeated_epoch_takes_its_own_row_again(sessions: sessionmaker[Session]) -> None:
     submit(sessions)
     record = AttemptRecord(sessions, claimed(sessions))
@@ -206,6 +234,25 @@ def test_a_repeated_epoch_takes_its_own_row_again(sessions: sessionmaker[Session
     with sessions() as session:
         (row,) = session.scalars(select(Epoch)).all()
     assert row.seconds == 9.0
+
+
+def test_an_attempt_that_begins_anew_overtakes_what_earlier_ones_had_recorded(sessions: sessionmaker[Session]) -> None:
+    job_id = submit(sessions)
+    first = AttemptRecord(sessions, claimed(sessions))
+    for epoch in range(1, 6):
+        first.add_epoch(
+            METRICS.model_copy(update={"epoch": epoch, "validation_accuracy": 0.9 + epoch / 100}), CHECKPOINT
+        )
+    run_out(sessions, job_id)
+    expire(sessions)
+    second = AttemptRecord(sessions, claimed(sessions))
+    for epoch in (1, 2):
+        second.add_epoch(METRICS.model_copy(update={"epoch": epoch, "validation_accuracy": epoch / 10}), CHECKPOINT)
+    with sessions() as session:
+        rows = session.execute(select(Epoch.epoch, Epoch.attempt).order_by(Epoch.epoch)).all()
+        scores = session.get_one(Scores, job_id)
+    assert [tuple(row) for row in rows] == [(1, 2), (2, 2)]
+    assert (scores.last_epoch, scores.best_epoch, scores.best_validation_accuracy) == (2, 2, 0.2)
 
 
 def test_the_next_attempt_is_given_the_newest_checkpoints_and_the_time_used(sessions: sessionmaker[Session]) -> None:
@@ -226,7 +273,7 @@ def test_a_finish_after_a_cancel_was_asked_for_ends_as_cancelled(sessions: sessi
     record = AttemptRecord(sessions, claimed(sessions))
     with sessions.begin() as session:
         session.get_one(Job, job_id, with_for_update=True).cancel()
-    record.succeed({"timing": {}})
+    record.succeed({"timing": {}}, None)
     row = job_row(sessions, job_id)
     assert (row.status, row.reason) == ("cancelled", "cancelled_by_user")
     assert count(sessions, JobResult) == 0
@@ -255,12 +302,17 @@ def test_of_a_long_log_the_newest_part_is_kept(sessions: sessionmaker[Session]) 
     assert [text[0] for text in kept] == ["c", "d", "e", "f"]
 
 
-def test_a_success_stores_the_times_that_only_the_database_knows(sessions: sessionmaker[Session]) -> None:
+def test_a_success_stores_the_scores_and_the_times_that_only_the_database_knows(
+    sessions: sessionmaker[Session],
+) -> None:
     job_id = submit(sessions)
     record = AttemptRecord(sessions, claimed(sessions))
-    record.succeed({"timing": {"setup_seconds": 1.0}})
+    figures = {"accuracy": {"test": 0.75}, "loss": {"test": 0.5}}
+    record.succeed({"timing": {"setup_seconds": 1.0}, **figures}, None)
     with sessions() as session:
         timing = session.get_one(JobResult, job_id).body["timing"]
+        scores = session.get_one(Scores, job_id)
+    assert (scores.test_accuracy, scores.test_loss, scores.last_epoch) == (0.75, 0.5, None)
     assert 0 < timing["queued_seconds"] <= timing["total_seconds"] < 60
     assert timing["setup_seconds"] == 1.0
 

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -127,6 +128,17 @@ def test_data_are_kept_between_starts_also_after_a_postgres_that_was_killed(data
     assert not _has_segment(data_dir)
     with _servers(data_dir, stack):
         assert _query(stack, "SELECT answer FROM kept") == 42
+
+
+def test_the_admins_token_is_its_owners_alone_and_is_kept_between_starts(data_dir: Path) -> None:
+    tokens = []
+    for _ in range(2):
+        with Stack(data_dir, workers=0) as stack, stack.client(timeout=10) as client:
+            assert client.get("/me").json()["role"] == "admin"
+            tokens.append(stack.admin_token)
+    assert tokens[0] == tokens[1]
+    assert stat.S_IMODE((data_dir / "admin-token").stat().st_mode) == 0o600
+    assert not [log for log in (data_dir / "logs").iterdir() if tokens[0] in log.read_text()]
 
 
 def test_a_pid_file_whose_number_is_somebody_elses_by_now_is_no_obstacle(data_dir: Path) -> None:

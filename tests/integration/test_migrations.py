@@ -9,6 +9,8 @@ from sqlalchemy import create_engine, inspect
 from migrations import config
 from models.job import Status
 
+BEFORE_PEOPLE = "b7d2e9a41c63"
+
 
 @pytest.fixture
 def database(start_service: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -33,6 +35,25 @@ def test_migrations_run_up_and_down_and_up_again_without_drift(database: Any) ->
     command.upgrade(config(), "head")
     assert tables(database) == whole
     command.check(config())  # raises where the tables in the code differ
+
+
+def test_jobs_from_before_there_were_users_are_the_first_admins(database: Any) -> None:
+    job = database.submit({"dataset": {"name": "digits"}, "network": {"name": "mlp"}})
+    command.downgrade(config(), BEFORE_PEOPLE)
+    assert "users" not in tables(database)
+    command.upgrade(config(), "head")
+    owners = database.rows("SELECT jobs.id::text, users.name, users.role FROM jobs JOIN users ON users.id = user_id")
+    assert owners == [{"id": job, "name": "admin", "role": "admin"}]
+    # The next start gives that admin a token, as any first start does.
+    database.stack.run_module("api.access.bootstrap", "--file", str(database.data_dir / "admin-token"))
+    with database.stack.client(timeout=10) as http:
+        assert http.get(f"/jobs/{job}").json()["user"] == "admin"
+
+
+def test_without_jobs_the_migrations_make_no_user(database: Any) -> None:
+    command.downgrade(config(), BEFORE_PEOPLE)
+    command.upgrade(config(), "head")
+    assert database.rows("SELECT count(*) AS n FROM users") == [{"n": 0}]
 
 
 def test_the_api_is_not_ready_on_a_schema_that_it_does_not_know(database: Any) -> None:

@@ -12,13 +12,14 @@ import torch
 from scipy import stats  # type: ignore[import-untyped]
 from torch import Tensor
 
+from models.across_seeds import figure_of, score_of
 from models.errors import InvalidSpec, NonFiniteLoss
 from models.result import EpochMetrics, Result
 from models.spec import JobSpec
 from models.training_spec import MAX_SEED
 from worker import datasets
 from worker.networks import build_network
-from worker.training.across_replicas import combine, figure_of, score_of
+from worker.training.across_replicas import combine
 from worker.training.data import DeviceSplit
 from worker.training.graphs import Recorder
 from worker.training.loop import fit

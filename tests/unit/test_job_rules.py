@@ -3,6 +3,7 @@
 import itertools
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import pytest
 from sqlalchemy import inspect
@@ -10,6 +11,7 @@ from sqlalchemy import inspect
 from models.errors import IllegalMove
 from models.job import FINAL, LIVE, MOVES, Attempt, Job, Status, Transition
 
+OWNER = UUID("01a1fc05-96f8-74b8-9c20-173cf1283400")
 SPEC: dict[str, Any] = {"name": "a job", "resources": {"device": "auto"}, "training": {"epochs": 3}}
 
 # Written out a second time: the table of moves is the contract of the service.
@@ -83,7 +85,7 @@ def test_a_reason_is_forgotten_with_the_next_move() -> None:
     ("device", "message"), [("cuda", "Waits for a worker with a GPU."), ("cpu", "Waits for a worker.")]
 )
 def test_a_submitted_job_is_queued_and_says_what_it_waits_for(device: str, message: str) -> None:
-    job = Job.submit(SPEC | {"resources": {"device": device}})
+    job = Job.submit(SPEC | {"resources": {"device": device}}, user_id=OWNER)
     assert (job.status, job.name, job.epochs, job.message) == ("queued", "a job", 3, message)
     assert story_of(job) == [(None, "queued")]
     assert transitions_of(job)[0].message == message

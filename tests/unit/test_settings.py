@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from api.settings import ApiSettings
-from models.settings import Settings
+from models.settings import Settings, read_settings
 from worker.settings import WorkerSettings
 
 GOOD = "postgresql+psycopg://trainyard:k8Qz-long-and-random@db:5432/trainyard"
@@ -14,7 +14,7 @@ GOOD = "postgresql+psycopg://trainyard:k8Qz-long-and-random@db:5432/trainyard"
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("DATABASE_URL", "REDIS_URL", "TRAINYARD_ENVIRONMENT"):
+    for name in ("DATABASE_URL", "REDIS_URL", "TRAINYARD_ENVIRONMENT", "TRAINYARD_HOST", "TRAINYARD_ALLOW_ANONYMOUS"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -40,6 +40,30 @@ def test_production_refuses_an_empty_or_well_known_password_over_tcp(
         monkeypatch.setenv("DATABASE_URL", url)
     with pytest.raises(ValidationError, match="the database password is empty or a well-known default"):
         settings()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_whoever_sends_no_token_is_let_in_where_only_this_machine_reaches(
+    monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", GOOD)
+    assert ApiSettings().allow_anonymous is False, "nobody is, unless a setting says so"
+    monkeypatch.setenv("TRAINYARD_HOST", host)
+    monkeypatch.setenv("TRAINYARD_ALLOW_ANONYMOUS", "true")
+    assert ApiSettings().allow_anonymous is True
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "lab.example.org", ""])
+def test_an_api_that_others_reach_does_not_start_without_tokens(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    monkeypatch.setenv("DATABASE_URL", GOOD)
+    monkeypatch.setenv("TRAINYARD_HOST", host)
+    monkeypatch.setenv("TRAINYARD_ALLOW_ANONYMOUS", "true")
+    with pytest.raises(SystemExit) as refused:
+        read_settings(ApiSettings)
+    line = str(refused.value)
+    assert line.startswith("settings: ")
+    assert "TRAINYARD_ALLOW_ANONYMOUS" in line
+    assert "\n" not in line
 
 
 def test_a_refusal_does_not_show_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,11 +130,21 @@ def test_every_setting_of_a_worker_has_a_variable_with_our_prefix(monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("SLOTS", "0"), ("LEASE_SECONDS", "0"), ("QUEUES", "[]"), ("PORT", "65536")]
+    ("name", "value"),
+    [
+        ("SLOTS", "0"),
+        ("LEASE_SECONDS", "0"),
+        ("QUEUES", "[]"),
+        ("PORT", "65536"),
+        ("JOBS_VISIBLE", "all"),
+        ("RATE_LIMIT_PER_MINUTE", "0"),
+        ("RATE_LIMIT_BURST", "0"),
+        ("REQUEST_TIMEOUT_SECONDS", "0"),
+    ],
 )
 def test_a_setting_out_of_bounds_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv("DATABASE_URL", GOOD)
     monkeypatch.setenv(f"TRAINYARD_{name}", value)
-    settings = ApiSettings if name == "PORT" else WorkerSettings
+    settings = WorkerSettings if name in {"SLOTS", "LEASE_SECONDS", "QUEUES"} else ApiSettings
     with pytest.raises(ValidationError, match=name.lower()):
         settings()

@@ -1,5 +1,7 @@
 """The data of one job, ready for its network: split, scaled on the training rows, counted and described."""
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 from models.dataset_spec import DEFAULT_TEST_SPLIT, DatasetSpec, ImagesDataset, NamedDataset, NumberColumn, TableDataset
 from models.errors import InvalidData
 from models.result import DatasetReport, Scale, SplitCounts
-from worker.datasets.hashing import Digests
+from worker.datasets.hashing import Digests, array_digest
 from worker.datasets.image_data import ImageData, Samples
 from worker.datasets.loading import Progress, load_images
 from worker.datasets.scaling import apply_scale, fit_channels, fit_column
@@ -53,6 +55,20 @@ class Split:
 
 
 @dataclass(frozen=True)
+class SplitIdentity:
+    """Which samples the test split has, in their order.
+
+    `rows` (N,) is where they stand in the data that the split was held out of: rows of a table, or the images of
+    train/ class by class and by name; None where the test split was set apart by itself. Two splits of equal `digest`
+    have the same samples with the same labels in the same order; of a table the columns that are used may differ, of
+    images not the size.
+    """
+
+    rows: Indices | None
+    digest: str
+
+
+@dataclass(frozen=True)
 class PreparedData:
     """The splits of a job; `validation` is the very `test` where the spec asks for that, None where it has none.
 
@@ -66,6 +82,7 @@ class PreparedData:
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
     target_scale: Scale | None
+    test_samples: SplitIdentity
     report: DatasetReport
 
 
@@ -141,6 +158,9 @@ def _prepare_images(spec: NamedDataset | ImagesDataset, data: ImageData, seed: i
         name=name,
         checksum=data.checksum,
         digests=digests,
+        test_samples=SplitIdentity(
+            rows.get("test"), _digest(spec, array_digest(digests["test"]), array_digest(splits["test"].targets))
+        ),
         scaling={channel: Scale(shift=m, scale=s) for channel, m, s in zip(channels, mean, std, strict=True)},
     )
     return _prepared(spec, splits, described, mean=mean, std=std)
@@ -175,6 +195,9 @@ def _prepare_table(spec: TableDataset, path: Path, table: Table, seed: int) -> P
         name=name,
         checksum=table.checksum,
         digests={name: table.digests[chosen] for name, chosen in rows.items()},
+        test_samples=SplitIdentity(
+            rows["test"], _digest(spec, spec.target, table.file_sha256, array_digest(rows["test"]))
+        ),
         scaling=scaling,
     )
     splits = {name: Split(inputs[chosen], targets[chosen]) for name, chosen in rows.items()}
@@ -198,7 +221,12 @@ class _Described:
     name: str
     checksum: str
     digests: dict[str, Digests]
+    test_samples: SplitIdentity
     scaling: dict[str, Scale]
+
+
+def _digest(spec: DatasetSpec, *content: str) -> str:
+    return hashlib.sha256(json.dumps([spec.class_names, *content]).encode()).hexdigest()
 
 
 def _prepared(
@@ -225,5 +253,6 @@ def _prepared(
         mean=mean,
         std=std,
         target_scale=target_scale,
+        test_samples=described.test_samples,
         report=report,
     )

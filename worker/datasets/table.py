@@ -29,13 +29,14 @@ class Table:
     """All rows as the spec names them: the features of each column, float64 (N, 1) or (N, categories), by its name.
 
     `targets` are float64 (N,), labels as well; `digests` those of features and target of each row, (N,); `checksum` is
-    the SHA-256 of columns and values.
+    the SHA-256 of columns and values, `file_sha256` that of the file, whichever of its columns are used.
     """
 
     features: dict[str, Column]
     targets: Column
     digests: Digests
     checksum: str
+    file_sha256: str
 
 
 class _Block(NamedTuple):
@@ -55,6 +56,7 @@ def read_table(spec: TableDataset, path: Path) -> Table:
         with path.open(encoding="utf-8-sig", newline="") as file:
             before = os.fstat(file.fileno())
             features, targets = _read(spec, path, file)
+            content = _sha256(path)
             after = path.stat()
     except OSError as error:
         raise InvalidData(f"The table {path} cannot be read: {error.strerror or error}.") from error
@@ -64,7 +66,7 @@ def read_table(spec: TableDataset, path: Path) -> Table:
         raise InvalidData(f"{path} was changed while it was read: start the job again when it is in place.")
     _require_every_class(spec, path, targets)
     digests = sample_digests(np.column_stack([*features.values(), targets]))
-    return Table(features, targets, digests, _checksum(spec, features, targets))
+    return Table(features, targets, digests, _checksum(spec, features, targets), content)
 
 
 def _read(spec: TableDataset, path: Path, file: TextIO) -> tuple[dict[str, Column], Column]:
@@ -143,6 +145,11 @@ def _blocks(path: Path, rows: Iterator[tuple[int, list[str]]], width: int) -> It
             lines, block = [], []
     if block:
         yield _Block(lines, list(zip(*block, strict=True)))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _undecodable_line(path: Path) -> int:

@@ -1,37 +1,9 @@
-"""Figures of all replicas together: means, sample standard deviations and confidence intervals."""
+"""Epochs and curves of all replicas together."""
 
-import math
 from collections.abc import Sequence
-from statistics import fmean, stdev
 
-from scipy.special import stdtrit  # type: ignore[import-untyped]
-
-from models.result import EpochMetrics, ReplicaCurve, ReplicaCurves, ReplicaEpoch, ReplicaFigure, ReplicaScore
-
-_CONFIDENCE = 0.95
-
-
-def figure_of(values: Sequence[float | None]) -> ReplicaFigure | None:
-    """Return mean and sample standard deviation of at least two values; None where one of them does not exist."""
-    numbers = [value for value in values if value is not None]
-    if len(numbers) < len(values):
-        return None
-    return ReplicaFigure(mean=fmean(numbers), standard_deviation=stdev(numbers), values=numbers)
-
-
-def score_of(values: Sequence[float | None]) -> ReplicaScore | None:
-    """Return the same with the interval that holds the mean of all seeds with a confidence of 95 %.
-
-    It is mean +- t * s / sqrt(n), where t is the 0.975 quantile of Student's distribution with n - 1 degrees of freedom
-    (Student, "The Probable Error of a Mean", Biometrika 6, 1908; as in scipy.stats.t.interval). It takes the values to
-    be normally distributed, and may reach beyond what a score can be.
-    """
-    figure = figure_of(values)
-    if figure is None:
-        return None
-    count = len(figure.values)
-    reach = float(stdtrit(count - 1, (1 + _CONFIDENCE) / 2)) * figure.standard_deviation / math.sqrt(count)
-    return ReplicaScore(**figure.model_dump(), interval_95=(figure.mean - reach, figure.mean + reach))
+from models.across_seeds import figure_of
+from models.result import EpochMetrics, ReplicaCurve, ReplicaCurves, ReplicaEpoch, ReplicaFigure
 
 
 def combine(epochs: Sequence[EpochMetrics]) -> EpochMetrics:

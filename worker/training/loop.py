@@ -28,14 +28,15 @@ TrainEpoch = Callable[[TrainState, TrainingSpec, BatchedSplit, int], tuple[float
 class Evaluation:
     """A split measured in eval mode: mean loss over samples, accuracy as a fraction, and what was predicted of what.
 
-    `predictions` and `targets` are (N,): classes, or numbers on the scale that the network learned. A regression has
-    no accuracy.
+    `predictions` and `targets` are (N,): classes, or numbers on the scale that the network learned. `probabilities`
+    (N,) are those of the predicted classes, where they were asked for. A regression has neither them nor an accuracy.
     """
 
     loss: float
     accuracy: float | None
     predictions: Tensor
     targets: Tensor
+    probabilities: Tensor | None = None
 
 
 def fit(
@@ -93,7 +94,9 @@ def train_one_epoch(
     )
 
 
-def evaluate(state: TrainState, split: BatchedSplit, figure: str = "loss after the last epoch") -> Evaluation:
+def evaluate(
+    state: TrainState, split: BatchedSplit, figure: str = "loss after the last epoch", *, probabilities: bool = False
+) -> Evaluation:
     """Measure the whole split in eval mode, without gradients; the network is left in eval mode.
 
     Raises NonFiniteLoss naming the `figure`: the last step of a training can be the one that spoils the weights.
@@ -101,17 +104,20 @@ def evaluate(state: TrainState, split: BatchedSplit, figure: str = "loss after t
     state.network.eval()
     loss_sum = torch.zeros((), dtype=torch.float64, device=state.device)
     predictions = []
+    probable = []
     with torch.no_grad():
         for inputs, targets in split.batches(state.evaluation_batch):
             outputs = state.forward(inputs)
             loss_sum += state.objective.summed_loss(outputs, targets)
             predictions.append(state.objective.predictions(outputs))
+            if probabilities and (each := state.objective.probabilities(outputs)) is not None:
+                probable.append(each)
     predicted = torch.cat(predictions)
     accuracy = state.objective.accuracy(state.objective.hits(predicted, split.targets), len(split))
     loss = float(loss_sum) / len(split)
     if not math.isfinite(loss):
         raise NonFiniteLoss(f"The {figure} is {loss}.")
-    return Evaluation(loss, accuracy, predicted, split.targets)
+    return Evaluation(loss, accuracy, predicted, split.targets, torch.cat(probable) if probable else None)
 
 
 def measure_penalty(network: nn.Module, l2_penalty: float, figure: str = "penalty after the last epoch") -> float:

@@ -29,6 +29,10 @@ class Objective(ABC):
         """Return what the network says of each sample, (B,)."""
 
     @abstractmethod
+    def probabilities(self, outputs: Tensor) -> Tensor | None:
+        """Return how probable the network holds its predictions, (B,); None where it does not say."""
+
+    @abstractmethod
     def hits(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """Count the correct ones, on the device."""
 
@@ -62,6 +66,10 @@ class Classification(Objective):
         """Return the class of the highest logit."""
         return outputs.argmax(1)
 
+    def probabilities(self, outputs: Tensor) -> Tensor:
+        """Return the softmax of the highest logit."""
+        return outputs.softmax(1).amax(1)
+
     def hits(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """Count the samples whose class was predicted."""
         return (predictions == targets).sum()
@@ -85,6 +93,10 @@ class Regression(Objective):
     def predictions(self, outputs: Tensor) -> Tensor:
         """Return the output of each sample."""
         return outputs.squeeze(1)
+
+    def probabilities(self, outputs: Tensor) -> None:
+        """Return None: the output is a number, not a distribution."""
+        return
 
     def hits(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """Count none: a number is not right or wrong."""

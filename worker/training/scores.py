@@ -39,7 +39,7 @@ def regression_scores(targets: Tensor, predictions: Tensor, scale: Scale = AS_LE
 
     `scale` takes both back to where they came from, as x = scaled * scale + shift; without one they stay as they are.
     """
-    actual, predicted = _unscaled(targets, scale), _unscaled(predictions, scale)
+    actual, predicted = unscaled(targets, scale), unscaled(predictions, scale)
     squares = (actual - predicted).square()
     # Of equal targets the mean may differ from each by a rounding error, so they are not judged by their variance.
     constant = bool(actual.min() == actual.max())
@@ -51,7 +51,8 @@ def regression_scores(targets: Tensor, predictions: Tensor, scale: Scale = AS_LE
     )
 
 
-def _unscaled(values: Tensor, scale: Scale) -> Tensor:
+def unscaled(values: Tensor, scale: Scale) -> Tensor:
+    """Return the values in float64 where they came from: x = scaled * scale + shift."""
     return values.double() * scale.scale + scale.shift
 
 

@@ -43,7 +43,7 @@ def put_splits(
 
 @dataclass(frozen=True)
 class Evaluations:
-    """Each split of one training measured whole, in eval mode."""
+    """Each split of one training measured whole, in eval mode; the test split with its probabilities."""
 
     train: Evaluation
     validation: Evaluation | None
@@ -53,7 +53,7 @@ class Evaluations:
 def evaluate_splits(state: TrainState, splits: Splits) -> Evaluations:
     """Measure each split once; raise NonFiniteLoss as `evaluate`."""
     trained = evaluate(state, splits.train)
-    tested = evaluate(state, splits.test)
+    tested = evaluate(state, splits.test, probabilities=True)
     validated = tested if splits.validation is splits.test else None
     if splits.validation is not None and validated is None:
         validated = evaluate(state, splits.validation)

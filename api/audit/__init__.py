@@ -1,0 +1,1 @@
+"""The audit over HTTP: how a change is recorded, and how admins read what was."""

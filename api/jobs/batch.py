@@ -1,0 +1,157 @@
+"""Many jobs in one request: all of them or none, or each on its own merits."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+from itertools import chain, islice
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, BackgroundTasks, Response
+from pydantic import BaseModel, Field, SkipValidation, TypeAdapter, ValidationError
+
+from api.access.caller import WriterDep
+from api.audit.queries import record
+from api.idempotency import IDEMPOTENT, IdempotentRoute
+from api.problems import Problem, problem_body
+from api.recipes.schemas import SubmittedSpec
+from api.services import ServicesDep, SessionDep
+from models.errors import FieldError, InvalidSpec
+from models.job import Job
+from models.spec import JobSpec
+from models.validation import Strict, error_code, field_path
+
+MAX_JOBS = 500
+MAX_BATCH_BYTES = 4 * 1_048_576  # 8 KiB a spec; a whole one with twenty layers has 2 KiB
+MAX_ERRORS = 1_000  # named in one answer
+
+_SPEC: TypeAdapter[JobSpec] = TypeAdapter(SubmittedSpec)
+
+
+class Batch(Strict):
+    """Specs, each as `POST /jobs` takes it; with `all`, one bad spec refuses them all."""
+
+    jobs: Annotated[list[SkipValidation[SubmittedSpec]], Field(min_length=1, max_length=MAX_JOBS)]
+    mode: Literal["all", "each"] = "all"
+
+
+class SubmittedJob(BaseModel):
+    """A job that was stored, in short."""
+
+    id: UUID
+    name: str | None
+    queue: str
+    seed: int
+    created_at: datetime
+
+
+class StoredItem(BaseModel):
+    """A spec that became a job."""
+
+    status: Literal[201] = 201
+    job: SubmittedJob
+
+
+class RefusedItem(BaseModel):
+    """A spec that was refused, with the problem that `POST /jobs` would answer with."""
+
+    status: Literal[422] = 422
+    error: Problem
+
+
+class BatchView(BaseModel):
+    """What became of each spec, in their order."""
+
+    items: list[Annotated[StoredItem | RefusedItem, Field(discriminator="status")]]
+
+
+class BatchRoute(IdempotentRoute):
+    """A route whose body may hold many specs."""
+
+    max_body_bytes = MAX_BATCH_BYTES
+
+
+router = APIRouter(
+    tags=["jobs"],
+    route_class=BatchRoute,
+)
+
+
+@router.post(
+    "/jobs:batch",
+    response_model=BatchView,
+    dependencies=[IDEMPOTENT],
+    responses={
+        200: {"description": "With `each`: what became of each spec"},
+        201: {"model": BatchView, "description": "With `all`: every spec became a job"},
+    },
+)
+async def submit_batch(
+    batch: Batch, caller: WriterDep, session: SessionDep, services: ServicesDep, background: BackgroundTasks
+) -> Response:
+    """Store up to 500 jobs in one transaction, in the order of their specs, and wake a worker per queue."""
+    # In a thread: counting the layers of 500 networks would hold up everybody else's answers.
+    checked = await asyncio.to_thread(_check_all, batch.jobs)
+    if batch.mode == "all":
+        _refuse_unless_all_good(checked)
+    outcomes = [
+        Job.submit(spec.as_json(), user_id=caller.user_id) if isinstance(spec, JobSpec) else spec for spec in checked
+    ]
+    jobs = [outcome for outcome in outcomes if isinstance(outcome, Job)]
+    session.add_all(jobs)
+    await session.flush()
+    for job in jobs:
+        record(session, caller, "job.submit", f"job:{job.id}")
+    for queue, waiting in Counter(job.queue for job in jobs).items():
+        background.add_task(services.wakes.send, queue, waiting)
+    background.add_task(services.news.tell, [job.id for job in jobs])
+    return _answer(201 if batch.mode == "all" else 200, outcomes)
+
+
+def _check_all(bodies: Sequence[Any]) -> list[JobSpec | InvalidSpec]:
+    """Return for each body its resolved spec, or what is wrong with it."""
+    return [_check(body) for body in bodies]
+
+
+def _check(body: Any) -> JobSpec | InvalidSpec:
+    try:
+        return _SPEC.validate_python(body).resolved()
+    except InvalidSpec as error:
+        return error
+    except ValidationError as error:
+        entries = error.errors(include_url=False, include_input=False)[:MAX_ERRORS]
+        return InvalidSpec(
+            [FieldError(field_path(entry, entry["loc"], body), entry["msg"], error_code(entry)) for entry in entries]
+        )
+
+
+def _refuse_unless_all_good(checked: Sequence[JobSpec | InvalidSpec]) -> None:
+    """Raise InvalidSpec that names each bad field as `jobs.<index>.<field>`."""
+    bad = [(index, spec) for index, spec in enumerate(checked) if isinstance(spec, InvalidSpec)]
+    if bad:
+        errors = chain.from_iterable(_within(f"jobs.{index}", spec.errors) for index, spec in bad)
+        raise InvalidSpec(list(islice(errors, MAX_ERRORS)))
+
+
+def _within(place: str, errors: Sequence[FieldError]) -> list[FieldError]:
+    return [FieldError(f"{place}.{error.loc}" if error.loc else place, error.message, error.code) for error in errors]
+
+
+def _answer(status: int, outcomes: Sequence[Job | InvalidSpec]) -> Response:
+    """Return the answer in ASCII: an error may quote a lone surrogate, which UTF-8 cannot carry."""
+    return Response(json.dumps({"items": list(map(_item, outcomes))}), status, media_type="application/json")
+
+
+def _item(outcome: Job | InvalidSpec) -> dict[str, Any]:
+    if isinstance(outcome, InvalidSpec):
+        return {"status": 422, "error": problem_body(422, outcome.code, str(outcome), outcome.errors)}
+    job = SubmittedJob(
+        id=outcome.id,
+        name=outcome.name,
+        queue=outcome.queue,
+        seed=outcome.spec["training"]["seed"],
+        created_at=outcome.created_at,
+    )
+    return StoredItem(job=job).model_dump(mode="json")

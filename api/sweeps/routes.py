@@ -1,0 +1,83 @@
+"""The routes of sweeps: submit one, list them, read what came of one, cancel it."""
+
+import asyncio
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Path, Response
+
+from api.access.caller import ReaderDep, WriterDep
+from api.audit.queries import record
+from api.codes import answers
+from api.idempotency import IDEMPOTENT, IdempotentRoute
+from api.openapi import CREATED
+from api.paging import Limit, cut
+from api.path_ids import uuid_in_path
+from api.services import SessionDep
+from api.sweeps import queries
+from api.sweeps.schemas import SubmittedSweep, SweepDetail, SweepPage
+from models.errors import SweepNotFound
+from models.sweep import Sweep
+from models.sweep_points import prepared
+
+router = APIRouter(
+    tags=["sweeps"],
+    route_class=IdempotentRoute,
+)
+
+
+def _sweep_id(sweep_id: Annotated[str, Path(json_schema_extra={"format": "uuid"})]) -> UUID:
+    parsed = uuid_in_path(sweep_id)
+    if parsed is None:
+        raise SweepNotFound("There is no such sweep: an id is a UUID.")
+    return parsed
+
+
+SweepId = Annotated[UUID, Depends(_sweep_id)]
+
+
+@router.post("/sweeps", status_code=201, dependencies=[IDEMPOTENT], responses=CREATED)
+async def submit_sweep(
+    sweep: SubmittedSweep, caller: WriterDep, session: SessionDep, response: Response
+) -> SweepDetail:
+    """Store a sweep; its points become jobs one after the other, at most `max_concurrent` at a time.
+
+    Every point of a grid, of a list and of a random sweep is checked first, as are the ends and choices of all ranges;
+    a bad one refuses the sweep. A bayesian point that turns out not to fit is `refused` when its turn comes.
+    """
+    # In a thread: counting the layers of a thousand networks would hold up everybody else's answers.
+    stored = Sweep.submit(await asyncio.to_thread(prepared, sweep), user_id=caller.user_id)
+    session.add(stored)
+    await session.flush()
+    record(session, caller, "sweep.submit", f"sweep:{stored.id}", {"points": stored.points})
+    response.headers["Location"] = f"/sweeps/{stored.id}"
+    return await queries.sweep_detail(session, caller, stored.id)
+
+
+@router.get("/sweeps")
+async def list_sweeps(
+    caller: ReaderDep, session: SessionDep, after: UUID | None = None, limit: Limit = 20
+) -> SweepPage:
+    """List sweeps, newest first; pass `next` as `after` for the following page."""
+    items, last = cut(await queries.page(session, caller, after=after, limit=limit + 1), limit)
+    return SweepPage(items=items, next=last.id if last else None)
+
+
+@router.get("/sweeps/{sweep_id}", responses=answers("sweep_not_found"))
+async def get_sweep(sweep_id: SweepId, caller: ReaderDep, session: SessionDep) -> SweepDetail:
+    """Show a sweep: its jobs by status, its points in order of the objective, and what each parameter does to it."""
+    return await queries.sweep_detail(session, caller, sweep_id)
+
+
+@router.post(
+    "/sweeps/{sweep_id}/cancel",
+    status_code=202,
+    dependencies=[IDEMPOTENT],
+    responses=answers("sweep_not_found", "not_yours"),
+)
+async def cancel_sweep(sweep_id: SweepId, caller: WriterDep, session: SessionDep) -> SweepDetail:
+    """Try no more points, and cancel the jobs that wait or run. A sweep that has ended is left as it is."""
+    sweep = await queries.lock_sweep(session, caller, sweep_id)
+    if await queries.cancel(session, caller, sweep):
+        record(session, caller, "sweep.cancel", f"sweep:{sweep.id}")
+    return await queries.sweep_detail(session, caller, sweep.id)

@@ -1,0 +1,1 @@
+"""Tokens over HTTP: what is shown of them, how they are made and revoked, and the routes."""

@@ -1,0 +1,56 @@
+"""How users are read from the database and locked in it."""
+
+from sqlalchemy import and_, or_, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+from uuid_utils.compat import uuid7
+
+from models.errors import UserExists, UserNotFound
+from models.user import Role, User
+
+
+async def user_named(session: AsyncSession, name: str) -> User:
+    """Return the user with this name; raise UserNotFound."""
+    return _found(await session.scalar(select(User).where(User.name == name)), name)
+
+
+async def lock_user(session: AsyncSession, name: str) -> User:
+    """Return the user with this name, locked until the transaction ends; raise UserNotFound."""
+    query = select(User).where(User.name == name)
+    # Not a full lock: it would wait for, and hold up, whoever submits a job of this user.
+    return _found(await session.scalar(query.with_for_update(key_share=True)), name)
+
+
+async def lock_with_admins(session: AsyncSession, name: str) -> tuple[User, bool]:
+    """Return the user with this name, and whether this is the last active admin; raise UserNotFound.
+
+    All active admins are locked with them, in one order: two who disable each other take turns, and one stays.
+    """
+    is_active_admin = and_(User.role == Role.ADMIN, User.disabled_at.is_(None))
+    query = select(User).where(or_(User.name == name, is_active_admin)).order_by(User.id)
+    locked = {user.name: user for user in await session.scalars(query.with_for_update(key_share=True))}
+    user = _found(locked.get(name), name)
+    return user, user.is_active_admin and len(locked) == 1
+
+
+async def add_user(session: AsyncSession, name: str, role: Role) -> User:
+    """Make a user; raise UserExists."""
+    made = insert(User).values(id=uuid7(), name=name, role=role.value).on_conflict_do_nothing(index_elements=["name"])
+    user: User | None = await session.scalar(made.returning(User))
+    if user is None:
+        raise UserExists(f"There is a user {name} already.")
+    return user
+
+
+async def page(session: AsyncSession, *, after: str | None, limit: int) -> list[User]:
+    """Return at most `limit` users whose names come after `after`."""
+    query = select(User).order_by(User.name).limit(limit)
+    if after is not None:
+        query = query.where(User.name > after)
+    return list(await session.scalars(query))
+
+
+def _found(user: User | None, name: str) -> User:
+    if user is None:
+        raise UserNotFound(f"There is no user {name}.")
+    return user

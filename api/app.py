@@ -22,10 +22,10 @@ from api.metrics import routes as metrics
 from api.news import News
 from api.openapi import TAGS, completed, operation_id
 from api.predictions import routes as predictions
-from api.reads import Reads
 from api.recipes import routes as recipes
 from api.services import Services
 from api.settings import ApiSettings
+from api.statements import Statements
 from api.streams import routes as stream_routes
 from api.streams.fan_out import FanOut
 from api.sweeps import routes as sweeps
@@ -51,6 +51,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         wakes = WakeSender(settings)
         try:
             sessions = async_sessions(engine)
+            reading = async_sessions(engine.execution_options(isolation_level="AUTOCOMMIT"))
             known = KnownTokens(sessions)
             news = News()
             streams = FanOut(sessions, news)
@@ -68,11 +69,11 @@ def create_app(settings: ApiSettings) -> FastAPI:
             destinations = Destinations(settings.webhook_hosts, private_addresses=settings.webhook_private_addresses)
             deliverer = Deliverer(sessions, destinations, settings)
             at_once = max(1, settings.database_connections // 2)
-            async with Reads(settings.libpq_url, at_once) as reads, streams, listener, deliverer:
+            async with Statements(settings.libpq_url, at_once) as statements, streams, listener, deliverer:
                 readers = asyncio.Semaphore(at_once)
                 limits = RateLimits(settings.rate_limit_per_minute, settings.rate_limit_burst)
                 app.state.services = Services(
-                    settings, sessions, news, wakes, readers, reads, known, limits, destinations, streams
+                    settings, sessions, reading, news, wakes, readers, statements, known, limits, destinations, streams
                 )
                 yield
         finally:
@@ -88,11 +89,13 @@ def create_app(settings: ApiSettings) -> FastAPI:
         generate_unique_id_function=operation_id,
         redirect_slashes=False,  # each resource has one path
         separate_input_output_schemas=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     problems.install(app)
+    # They are searched in this order, so what is asked for most comes first.
+    app.include_router(metrics.router)
     app.include_router(jobs.router)
     app.include_router(batch.router)
-    app.include_router(metrics.router)
     app.include_router(stream_routes.router)
     app.include_router(predictions.router)
     app.include_router(comparisons.router)

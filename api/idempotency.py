@@ -7,11 +7,12 @@ and `dependencies=[IDEMPOTENT]` on itself; the answer must be a success that it 
 """
 
 import hashlib
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Annotated, Any
 from uuid import UUID
 
+import psycopg
 from fastapi import Depends, Header, Request, Response
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
@@ -19,7 +20,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.access.caller import Caller, WriterDep
 from api.problems import ProblemError
-from api.services import SessionDep
+from api.services import ServicesDep, SessionDep
+from api.statements import Connection
 from api.strict_json import StrictRoute
 from models.idempotency import IdempotentAnswer, is_kept
 
@@ -128,6 +130,20 @@ async def _first_or_again(
 
 # For the `dependencies` of a route.
 IDEMPOTENT = Depends(_first_or_again)
+
+
+async def _statement(request: Request, services: ServicesDep, session: SessionDep) -> AsyncIterator[Connection]:
+    if _pending(request) is None:
+        async with services.statements.connection() as connection:
+            yield connection
+    else:
+        connected = await (await session.connection()).get_raw_connection()
+        assert isinstance(connected.driver_connection, psycopg.AsyncConnection), "the only driver that is used"
+        yield connected.driver_connection
+
+
+# For a change that is one statement, which commits by itself unless its answer is stored with it; after IDEMPOTENT.
+StatementDep = Annotated[Connection, Depends(_statement, scope="function")]
 
 
 def _pending(request: Request) -> _Pending | None:

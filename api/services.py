@@ -13,8 +13,8 @@ from api.access.rate_limits import RateLimits
 from api.jobs.texts import JobTexts
 from api.metrics.answers import Answers
 from api.news import News
-from api.reads import Reads
 from api.settings import ApiSettings
+from api.statements import Statements
 from api.streams.fan_out import FanOut
 from api.wakes import WakeSender
 from api.webhooks.destinations import Destinations
@@ -26,10 +26,11 @@ class Services:
 
     settings: ApiSettings
     sessions: async_sessionmaker[AsyncSession]
+    read_sessions: async_sessionmaker[AsyncSession]
     news: News
     wakes: WakeSender
     readers: asyncio.Semaphore
-    reads: Reads
+    statements: Statements
     tokens: KnownTokens
     limits: RateLimits
     destinations: Destinations
@@ -45,9 +46,14 @@ class Services:
         self.streams.end()
 
 
-async def _services(request: Request) -> Services:  # async: a plain function would be called in a thread
+def services_of(request: Request) -> Services:
+    """Return what this request shares with all others."""
     services: Services = request.app.state.services
     return services
+
+
+async def _services(request: Request) -> Services:  # async: a plain function would be called in a thread
+    return services_of(request)
 
 
 ServicesDep = Annotated[Services, Depends(_services)]
@@ -57,6 +63,14 @@ async def _session(services: ServicesDep) -> AsyncIterator[AsyncSession]:
     async with services.sessions.begin() as session:
         yield session
 
+
+async def _read_session(services: ServicesDep) -> AsyncIterator[AsyncSession]:
+    async with services.read_sessions() as session:
+        yield session
+
+
+# Each statement by itself, without the two trips to begin and to end a transaction: for reads.
+ReadSessionDep = Annotated[AsyncSession, Depends(_read_session, scope="function")]
 
 # One transaction per request; scope="function" commits before the answer, so no failed commit is answered with success.
 SessionDep = Annotated[AsyncSession, Depends(_session, scope="function")]

@@ -1,11 +1,15 @@
 """Engines for the two kinds of process: asynchronous for the API, synchronous for workers."""
 
+import select as waiting
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, func, select
+import psycopg
+from sqlalchemy import Engine, create_engine, event, func, select
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from models.settings import Settings
 
@@ -27,7 +31,9 @@ CONNECTION: dict[str, Any] = {
 
 def async_engine(settings: Settings, *, pool_size: int) -> AsyncEngine:
     """Return the API's engine."""
-    return create_async_engine(settings.database_url, connect_args=CONNECTION, **_options(pool_size))
+    engine = create_async_engine(settings.database_url, connect_args=CONNECTION, **_options(pool_size))
+    event.listen(engine.sync_engine, "checkout", _refuse_ended)
+    return engine
 
 
 def async_sessions(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
@@ -44,7 +50,11 @@ async def database_now(session: AsyncSession) -> datetime:
 def sync_engine(settings: Settings, *, pool_size: int) -> Engine:
     """Return a worker's engine."""
     options = f"{CONNECTION['options']} -c idle_in_transaction_session_timeout={_IDLE_OF_WORKER}"
-    return create_engine(settings.database_url, connect_args=CONNECTION | {"options": options}, **_options(pool_size))
+    engine = create_engine(
+        settings.database_url, connect_args=CONNECTION | {"options": options}, **_options(pool_size)
+    )
+    event.listen(engine, "checkout", _refuse_ended)
+    return engine
 
 
 def sync_sessions(engine: Engine) -> sessionmaker[Session]:
@@ -53,4 +63,21 @@ def sync_sessions(engine: Engine) -> sessionmaker[Session]:
 
 
 def _options(pool_size: int) -> dict[str, Any]:
-    return {"pool_size": pool_size, "max_overflow": 0, "pool_timeout": POOL_SECONDS, "pool_pre_ping": True}
+    return {"pool_size": pool_size, "max_overflow": 0, "pool_timeout": POOL_SECONDS}
+
+
+def has_ended(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> bool:
+    """Tell whether the server has ended an idle connection: nothing but that is to be read from it."""
+    if connection.closed:
+        return True
+    poll = waiting.poll()  # not select(): a process may have more files than that takes
+    poll.register(connection.fileno(), waiting.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _refuse_ended(_: Any, record: ConnectionPoolEntry, __: Any) -> None:
+    """Let the pool connect anew where the server has ended a connection; a ping would cost each transaction a trip."""
+    connection = record.driver_connection
+    assert isinstance(connection, psycopg.Connection | psycopg.AsyncConnection), "the only driver that is used"
+    if has_ended(connection):
+        raise DisconnectionError("the server has ended this connection")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from pydantic import AwareDatetime, Field, TypeAdapter
-from sqlalchemy import ColumnElement, and_, or_
+from sqlalchemy import ColumnElement, and_, null, or_
 
 from api.jobs.filters import Number, bad_query, quoted
 from models.job import Job
@@ -49,8 +49,8 @@ class Order:
 
     @property
     def value(self) -> ColumnElement[Any]:
-        """What jobs are compared by."""
-        return Job.id.expression if self.name is None else _SORTS[self.name.removeprefix("-")][0]
+        """What jobs are compared by before their ids."""
+        return null() if self.name is None else _SORTS[self.name.removeprefix("-")][0]
 
     def by(self) -> list[ColumnElement[Any]]:
         """Return the terms of an ORDER BY."""
@@ -70,12 +70,12 @@ class Order:
         further = self.value < value if self._descends else self.value > value
         return or_(further, and_(self.value == value, older), self.value.is_(None))
 
-    def cursor(self, value: Any, job_id: UUID) -> str:
+    def cursor(self, value: Any, job_id: str) -> str:
         """Return the cursor of the last job of a page, which has this `value`."""
         if self.name is None:
-            return str(job_id)
+            return job_id
         told = value.isoformat() if hasattr(value, "isoformat") else value
-        place = json.dumps([self.name, told, str(job_id)], ensure_ascii=False, separators=(",", ":"))
+        place = json.dumps([self.name, told, job_id], ensure_ascii=False, separators=(",", ":"))
         return base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")
 
     @property

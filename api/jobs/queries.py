@@ -53,7 +53,8 @@ async def page_text(session: AsyncSession, caller: Caller, listing: Listing, tex
     """Return the JSON text of a JobPage; Postgres writes those jobs anew of which `texts` has no such version."""
     order = listing.order
     query = (
-        select(Job.id, fields.VERSION, order.value.label("value"))
+        select(fields.ID, fields.VERSION, order.value.label("value"))
+        .select_from(Job)
         .join(User, User.id == Job.user_id)
         .outerjoin(Scores, Scores.job_id == Job.id)
         .where(caller.visible(), *listing.conditions)
@@ -61,13 +62,14 @@ async def page_text(session: AsyncSession, caller: Caller, listing: Listing, tex
         .limit(listing.limit + 1)
     )
     jobs, last = cut((await session.execute(query)).all(), listing.limit)
-    shown = texts.of(((job.id, job.version) for job in jobs), listing.fields)
-    missing = [job.id for job in jobs if job.id not in shown]
+    shown = texts.of((job.version for job in jobs), listing.fields)
+    missing = [job.id for job in jobs if job.version not in shown]
+    anew = dict[str, str]()
     if missing:
-        for job in await session.execute(fields.shown(listing.fields).where(Job.id.in_(missing))):
-            shown[job.id] = job.text
-            texts.keep(job.id, listing.fields, job.version, job.text)
-    items = ",".join(shown[job.id] for job in jobs)
+        for job in await session.execute(fields.shown(listing.fields).where(Job.id.in_(map(UUID, missing)))):
+            anew[job.id] = job.text
+            texts.keep(job.version, listing.fields, job.text)
+    items = ",".join(shown.get(job.version) or anew[job.id] for job in jobs)
     following = order.cursor(last.value, last.id) if last is not None else None
     return f'{{"items":[{items}],"next":{json.dumps(following)}}}'
 

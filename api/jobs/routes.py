@@ -8,14 +8,14 @@ from fastapi import APIRouter, BackgroundTasks, Depends, Path, Response
 from api.access.caller import ReaderDep, WriterDep
 from api.audit.queries import record
 from api.codes import answers
-from api.idempotency import IDEMPOTENT, IdempotentRoute
+from api.idempotency import IDEMPOTENT, IdempotentRoute, StatementDep
 from api.jobs import queries, submission
 from api.jobs.listing import ListingDep, parameters
 from api.jobs.schemas import JobPage, JobView, LogView, ValidatedView
 from api.openapi import CREATED
 from api.path_ids import uuid_in_path
 from api.recipes.schemas import SubmittedSpec
-from api.services import ServicesDep, SessionDep
+from api.services import ReadSessionDep, ServicesDep, SessionDep
 from models.errors import JobNotFound
 from models.job import notification
 from models.result import Result
@@ -38,21 +38,19 @@ JobId = Annotated[UUID, Depends(_job_id)]
 _NOT_FOUND = answers("job_not_found")
 
 
-@router.post("/jobs", status_code=201, dependencies=[IDEMPOTENT], responses=CREATED)
+@router.post("/jobs", status_code=201, response_model=JobView, dependencies=[IDEMPOTENT], responses=CREATED)
 async def submit_job(
     spec: SubmittedSpec,
     caller: WriterDep,
-    session: SessionDep,
+    statement: StatementDep,
     services: ServicesDep,
     background: BackgroundTasks,
-    response: Response,
-) -> JobView:
+) -> Response:
     """Store a job and wake a worker; the answer carries its id, in the body and in `Location`."""
-    job = await submission.submit(session, caller, spec.resolved().as_json())
+    job = await submission.submit(statement, caller, spec.resolved().as_json())
     background.add_task(services.news.tell, [job.id])
     background.add_task(services.wakes.send, job.queue)
-    response.headers["Location"] = f"/jobs/{job.id}"
-    return job
+    return Response(job.model_dump_json(), 201, {"Location": f"/jobs/{job.id}"}, "application/json")
 
 
 @router.post("/jobs:validate")
@@ -66,7 +64,7 @@ async def validate_job(spec: SubmittedSpec, caller: ReaderDep) -> ValidatedView:
     response_model=JobPage,
     openapi_extra={"parameters": parameters()},
 )
-async def list_jobs(caller: ReaderDep, session: SessionDep, services: ServicesDep, listing: ListingDep) -> Response:
+async def list_jobs(caller: ReaderDep, session: ReadSessionDep, services: ServicesDep, listing: ListingDep) -> Response:
     """List jobs, newest first unless `sort` says otherwise; pass `next` as `after` for the following page.
 
     All filters hold together. Scores are compared as they are typed: `best.validation_accuracy>=0.6`.
@@ -75,7 +73,7 @@ async def list_jobs(caller: ReaderDep, session: SessionDep, services: ServicesDe
 
 
 @router.get("/jobs/{job_id}", response_model=JobView, responses=_NOT_FOUND)
-async def get_job(job_id: JobId, caller: ReaderDep, session: SessionDep) -> Response:
+async def get_job(job_id: JobId, caller: ReaderDep, session: ReadSessionDep) -> Response:
     """Show a job: status, reason, transitions, progress, last and best metrics."""
     return Response(await queries.job_text(session, caller, job_id), media_type="application/json")
 

@@ -1,7 +1,6 @@
 """The JSON texts of jobs as they were shown last, each with the version of the rows that it was made from."""
 
 from collections.abc import Iterable
-from uuid import UUID
 
 from api.kept import Kept
 
@@ -12,17 +11,17 @@ _OVERHEAD_BYTES = 512  # of an entry, about
 
 
 class JobTexts:
-    """What one process keeps; a text of another version than the one asked for is as good as none."""
+    """What one process keeps; nothing asks again for the text of a version that is past."""
 
     def __init__(self) -> None:
         """Keep nothing yet."""
-        self._kept: Kept[tuple[UUID, Fields], tuple[str, str]] = Kept(_MOST_BYTES)
+        self._kept: Kept[tuple[str, Fields], str] = Kept(_MOST_BYTES)
 
-    def of(self, jobs: Iterable[tuple[UUID, str]], fields: Fields) -> dict[UUID, str]:
-        """Return the texts with these fields of those jobs, each with its version, of which one is kept."""
-        kept = ((job_id, version, self._kept.get((job_id, fields))) for job_id, version in jobs)
-        return {job_id: entry[1] for job_id, version, entry in kept if entry is not None and entry[0] == version}
+    def of(self, versions: Iterable[str], fields: Fields) -> dict[str, str]:
+        """Return the texts with these fields that are kept of jobs, by the jobs' versions."""
+        kept = ((version, self._kept.get((version, fields))) for version in versions)
+        return {version: text for version, text in kept if text is not None}
 
-    def keep(self, job_id: UUID, fields: Fields, version: str, text: str) -> None:
+    def keep(self, version: str, fields: Fields, text: str) -> None:
         """Keep the text of a job with these fields."""
-        self._kept.put((job_id, fields), (version, text), len(text) + _OVERHEAD_BYTES)
+        self._kept.put((version, fields), text, len(text) + _OVERHEAD_BYTES)

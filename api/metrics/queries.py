@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
-from api.reads import Connection
+from api.statements import Connection
 from models.errors import JobNotFound
 from models.job import FINAL, Epoch, Status
 from models.scores import METRICS

@@ -4,8 +4,8 @@ import asyncio
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from pydantic import AfterValidator
+from fastapi import APIRouter, Request, Response
+from pydantic import AfterValidator, BaseModel, Field
 from pydantic_core import PydanticCustomError
 
 from api.access.caller import Caller, ReaderDep
@@ -16,9 +16,9 @@ from api.metrics.answers import Body, Question
 from api.metrics.downsampling import kept
 from api.metrics.queries import NAMES, Standing
 from api.metrics.schemas import MetricsView, Note
-from api.query_names import takes
-from api.reads import Connection
-from api.services import Services, ServicesDep
+from api.query_names import described, read_query
+from api.services import Services, services_of
+from api.statements import Connection
 from api.strict_json import StrictRoute
 from models.errors import JobNotFound
 
@@ -42,41 +42,40 @@ def _names(listed: str) -> str:
     return listed
 
 
-async def _question(
-    request: Request,
-    job_id: JobId,
-    after: Annotated[int, Query(ge=-1, le=_MAX_EPOCH, description="Only epochs after this one")] = -1,
-    names: Annotated[
-        str | None,
-        AfterValidator(_names),
-        Query(
-            max_length=200,
-            description=f"Only these metrics, with commas between: {', '.join(NAMES)}",
-            json_schema_extra={"pattern": f"^{_A_NAME}(,{_A_NAME})*$"},
-        ),
-    ] = None,
-    max_points: Annotated[
-        int | None,
-        Query(
-            ge=2,
-            le=MAX_POINTS,
-            description="Thin the curves to so many epochs (at least to 2, and 2 more for each metric): of equal parts "
-            "the first, the last, and each metric's least and greatest",
-        ),
-    ] = None,
-) -> Question:
+class _Asked(BaseModel):
+    after: int = Field(-1, ge=-1, le=_MAX_EPOCH, description="Only epochs after this one")
+    wait: float = Field(
+        0, ge=0, le=MAX_WAIT_SECONDS, allow_inf_nan=False, description="Seconds to wait for news, where there is none"
+    )
+    names: Annotated[str, AfterValidator(_names)] | None = Field(
+        None,
+        max_length=200,
+        description=f"Only these metrics, with commas between: {', '.join(NAMES)}",
+        json_schema_extra={"pattern": f"^{_A_NAME}(,{_A_NAME})*$"},
+    )
+    max_points: int | None = Field(
+        None,
+        ge=2,
+        le=MAX_POINTS,
+        description="Thin the curves to so many epochs (at least to 2, and 2 more for each metric): of equal parts "
+        "the first, the last, and each metric's least and greatest",
+    )
+
+
+def _question(request: Request, job_id: UUID, asked: _Asked) -> Question:
     accept, accept_encoding = (", ".join(request.headers.getlist(name)) for name in ("accept", "accept-encoding"))
-    asked = NAMES if names is None else names.split(",")
+    names = NAMES if asked.names is None else asked.names.split(",")
     return Question(
         job_id=job_id,
-        after=after,
-        names=tuple(name for name in NAMES if name in asked),
-        max_points=max_points,
+        after=asked.after,
+        names=tuple(name for name in NAMES if name in names),
+        max_points=asked.max_points,
         media_type=negotiation.wanted_type(accept or "*/*"),
         gzip=negotiation.takes_gzip(accept_encoding),
     )
 
 
+_IF_NONE_MATCH = {"name": "if-none-match", "in": "header", "required": False, "schema": {"type": "string"}}
 _HEADERS: dict[str, Any] = {
     "ETag": {"description": "Of these bytes, strong", "schema": {"type": "string"}},
     "Trainyard-Status": {"description": "The job's status", "schema": {"type": "string"}},
@@ -105,23 +104,20 @@ _ANSWERS: Responses = {
     "/jobs/{job_id}/metrics",
     response_model=MetricsView,
     responses=_ANSWERS,
-    dependencies=[takes("after", "wait", "names", "max_points")],
+    openapi_extra={"parameters": [*described(_Asked), _IF_NONE_MATCH]},
 )
-async def get_metrics(
-    question: Annotated[Question, Depends(_question)],
-    services: ServicesDep,
-    caller: ReaderDep,
-    wait: Annotated[float, Query(ge=0, le=MAX_WAIT_SECONDS, allow_inf_nan=False)] = 0,
-    if_none_match: Annotated[str | None, Header()] = None,
-) -> Response:
+async def get_metrics(request: Request, job_id: JobId, caller: ReaderDep) -> Response:
     """Show the epochs after `after`; with `wait`, hold the answer up to that many seconds until there is news.
 
     Epoch 0, where there is one, is the untrained network: it comes after -1. The answer is JSON, CSV or NDJSON, as
     `Accept` says.
     """
-    standing = await _standing_when_new(services, caller, question, wait)
+    services, asked = services_of(request), read_query(request, _Asked)
+    question = _question(request, job_id, asked)
+    standing = await _standing_when_new(services, caller, question, asked.wait)
     tag = question.tag(standing)
-    if if_none_match is not None and negotiation.is_among(tag, if_none_match):
+    known_tags = request.headers.getlist("if-none-match")
+    if known_tags and negotiation.is_among(tag, ", ".join(known_tags)):
         return Response(status_code=304, headers=_headers(question, standing, tag))
     body = services.answers.body(tag)
     if body is None:
@@ -164,7 +160,7 @@ async def _standing(services: Services, caller: Caller, job_id: UUID) -> Standin
     """Return where a job stands, from memory where it has ended; raise JobNotFound, also where it may not be read."""
     standing = services.answers.finished(job_id)
     if standing is None:
-        async with services.reads.connection() as connection:
+        async with services.statements.connection() as connection:
             standing = await queries.standing(connection, job_id)
         services.answers.remember(standing)
     if not caller.may_read(standing.owner):
@@ -175,7 +171,7 @@ async def _standing(services: Services, caller: Caller, job_id: UUID) -> Standin
 async def _composed(services: Services, question: Question, standing: Standing) -> tuple[Standing, Body]:
     """Read and write an answer and keep it; where the job stood a moment ago, and where it stands in the answer."""
     thinned = question.max_points is not None
-    async with services.reads.snapshot() if thinned else services.reads.connection() as connection:
+    async with services.statements.snapshot() if thinned else services.statements.connection() as connection:
         meanwhile = services.answers.body(question.tag(standing))  # made by another who was woken with this one
         if meanwhile is not None:
             return standing, meanwhile

@@ -120,7 +120,7 @@ def test_a_cursor_is_of_the_order_that_made_it(name: str) -> None:
     for value in (None, datetime.now(UTC) if "created" in name else "b" if "." not in name else 3):
         if value is None and "." not in name:
             continue
-        cursor = order.cursor(value, JOB)
+        cursor = order.cursor(value, str(JOB))
         assert cursor.isascii()
         assert JOB in order.after(cursor).compile().params.values()
         for other in (Order(), Order.read("-name" if name == "name" else "name")):
@@ -130,7 +130,7 @@ def test_a_cursor_is_of_the_order_that_made_it(name: str) -> None:
 
 
 def test_the_cursor_of_the_newest_first_is_the_id_of_a_job() -> None:
-    assert Order().cursor(JOB, JOB) == str(JOB)
+    assert Order().cursor(None, str(JOB)) == str(JOB)
     assert list(Order().after(str(JOB)).compile().params.values()) == [JOB]
 
 

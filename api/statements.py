@@ -1,7 +1,6 @@
-"""Connections for the reads that are asked for most: psycopg alone, at a tenth of what a session costs."""
+"""Connections for what is asked for most, a statement each: psycopg alone, at a tenth of what a session costs."""
 
 import asyncio
-import select
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -12,12 +11,12 @@ from psycopg.conninfo import make_conninfo
 from psycopg.pq import TransactionStatus
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from models.database import CONNECTION, POOL_SECONDS
+from models.database import CONNECTION, POOL_SECONDS, has_ended
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
 
-class Reads:
+class Statements:
     """At most so many connections, made when they are needed; who finds all of them taken waits, for some seconds."""
 
     def __init__(self, database_url: str, size: int) -> None:
@@ -26,7 +25,7 @@ class Reads:
         self._turns = asyncio.Semaphore(size)
         self._idle: list[Connection] = []
 
-    async def __aenter__(self) -> "Reads":
+    async def __aenter__(self) -> "Statements":
         return self
 
     async def __aexit__(
@@ -65,16 +64,7 @@ class Reads:
     async def _live_connection(self) -> Connection:
         while self._idle:
             connection = self._idle.pop()
-            if not _has_ended(connection):
+            if not has_ended(connection):
                 return connection
             await connection.close()
         return await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
-
-
-def _has_ended(connection: Connection) -> bool:
-    """Tell whether the server has ended an idle connection: nothing but that is to be read from it."""
-    if connection.closed:
-        return True
-    poll = select.poll()  # not select(): a process may have more files than that takes
-    poll.register(connection.fileno(), select.POLLIN)
-    return bool(poll.poll(0))

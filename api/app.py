@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from api import health, problems
+from api import health, pages, problems
 from api.access.known_tokens import KnownTokens
 from api.access.rate_limits import RateLimits
 from api.audit import routes as audit
@@ -58,6 +58,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
 
             def forget_access(payload: str) -> None:
                 known.forget(payload)
+                news.doubt_callers()
                 streams.doubt_callers()
 
             def hear(hears: bool) -> None:
@@ -86,6 +87,8 @@ def create_app(settings: ApiSettings) -> FastAPI:
         version="0.1.0",
         lifespan=lifespan,
         openapi_tags=TAGS,
+        docs_url=None,  # `pages` has them
+        redoc_url=None,
         generate_unique_id_function=operation_id,
         redirect_slashes=False,  # each resource has one path
         separate_input_output_schemas=False,
@@ -107,6 +110,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.include_router(webhooks.router)
     app.include_router(audit.router)
     app.include_router(health.router)
+    pages.install(app)
     return app
 
 

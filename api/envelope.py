@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils.compat import uuid7
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
-_PAGES = ("/docs", "/redoc")  # FastAPI's own pages, whose scripts come from a content network
+_PAGES = ("/docs", "/redoc")
 
 ALWAYS = (
     (b"x-content-type-options", b"nosniff"),
@@ -19,9 +19,7 @@ ALWAYS = (
 _POLICY = b"default-src 'none'; frame-ancestors 'none'"
 _PAGE_POLICY = (
     b"default-src 'none'; connect-src 'self'; frame-ancestors 'none'; "
-    b"script-src 'self' 'unsafe-inline' https://cdn.jsdelivr.net; worker-src blob:; "
-    b"style-src 'self' 'unsafe-inline' https://cdn.jsdelivr.net https://fonts.googleapis.com; "
-    b"font-src https://fonts.gstatic.com; img-src 'self' data: https://fastapi.tiangolo.com https://cdn.redoc.ly"
+    b"script-src 'self' 'unsafe-inline'; worker-src blob:; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
 )
 # An answer may be kept by its caller alone, and asked for again before it is used again.
 _CACHE = (b"cache-control", b"private, no-cache")

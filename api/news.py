@@ -37,11 +37,14 @@ class News:
         for job_id in job_ids:
             self._tell(job_id)
 
+    def doubt_callers(self) -> None:
+        """Wake everybody who waits, to ask again whether they may: what tokens allow has changed."""
+        self._wake_all()
+
     def hear(self, hears: bool) -> None:
         """Say whether notifications are heard from now on; what happened before may have been missed."""
         if hears:
-            for job_id in list(self._waiting):
-                self._wake(job_id)
+            self._wake_all()
             for watch in self._watching:
                 watch(None)
 
@@ -53,7 +56,7 @@ class News:
     def of(self, job_id: UUID) -> Iterator[asyncio.Event]:
         """Give an event that is set whenever the job may have changed; read the database after this, not before.
 
-        It is set when the process stops, too: `ending` tells.
+        It is set when what tokens allow has changed, too, and when the process stops: `ending` tells.
         """
         event = asyncio.Event()
         self._waiting[job_id].add(event)
@@ -67,13 +70,16 @@ class News:
     def end(self) -> None:
         """Wake everybody, because the process stops."""
         self.ending = True
-        for job_id in list(self._waiting):
-            self._wake(job_id)
+        self._wake_all()
 
     def _tell(self, job_id: UUID) -> None:
         self._wake(job_id)
         for watch in self._watching:
             watch(job_id)
+
+    def _wake_all(self) -> None:
+        for job_id in list(self._waiting):
+            self._wake(job_id)
 
     def _wake(self, job_id: UUID) -> None:
         for event in self._waiting.get(job_id, ()):

@@ -1,5 +1,7 @@
 """The API's settings, from the environment."""
 
+import ssl
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
@@ -30,6 +32,7 @@ class ApiSettings(Settings):
     # Webhooks are off until hosts are named, separated by commas: `hooks.lab.org`, or `*.lab.org` for all below it.
     webhook_hosts: Annotated[tuple[Host, ...], NoDecode, BeforeValidator(_split)] = ()
     webhook_private_addresses: bool = False  # whether such a host may be in the lab's own network
+    webhook_ca_file: Path | None = None  # certificates of the lab's own authorities, beside those the machine trusts
     webhook_timeout_seconds: float = Field(default=10, gt=0, le=60)
     webhook_tries: int = Field(default=8, ge=1, le=20)
     webhook_retry_seconds: float = Field(default=10, gt=0, le=3_600)  # after the first try; three times that after each
@@ -43,6 +46,19 @@ class ApiSettings(Settings):
                 "TRAINYARD_ALLOW_ANONYMOUS needs a TRAINYARD_HOST that only this machine reaches, such as 127.0.0.1; "
                 f"it is {self.host}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def refuse_no_certificates(self) -> Self:
+        """Refuse a file of certificates that is not there, or is none."""
+        if self.webhook_ca_file is not None:
+            try:
+                ssl.create_default_context(cafile=self.webhook_ca_file)
+            except OSError as error:
+                raise ValueError(
+                    f"TRAINYARD_WEBHOOK_CA_FILE must name a file of certificates in PEM; {self.webhook_ca_file}: "
+                    f"{error.strerror or error}"
+                ) from None
         return self
 
     @model_validator(mode="after")

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
-from models.result import ReplicaFigure, ReplicaScore
+from models.replicas import ReplicaFigure, ReplicaScore
 
 _CONFIDENCE = 0.95
 _HALVINGS = 64  # of an interval of 1.6: beyond the precision of a float

@@ -50,9 +50,7 @@ async def database_now(session: AsyncSession) -> datetime:
 def sync_engine(settings: Settings, *, pool_size: int) -> Engine:
     """Return a worker's engine."""
     options = f"{CONNECTION['options']} -c idle_in_transaction_session_timeout={_IDLE_OF_WORKER}"
-    engine = create_engine(
-        settings.database_url, connect_args=CONNECTION | {"options": options}, **_options(pool_size)
-    )
+    engine = create_engine(settings.database_url, connect_args=CONNECTION | {"options": options}, **_options(pool_size))
     event.listen(engine, "checkout", _refuse_ended)
     return engine
 

@@ -19,7 +19,7 @@ class IdempotentAnswer(Base):
 
     user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"), primary_key=True)
     key: Mapped[str] = mapped_column(primary_key=True)
-    fingerprint: Mapped[bytes]  # SHA-256 of the request's method, path and body
+    fingerprint: Mapped[bytes]  # SHA-256 of the request's method, path and body, and of its sender's rights
     status: Mapped[int]
     media_type: Mapped[str]
     location: Mapped[str | None]
@@ -30,6 +30,11 @@ class IdempotentAnswer(Base):
 def is_kept() -> ColumnElement[bool]:
     """Return the condition that an answer is young enough to be given again, by the database's clock."""
     return IdempotentAnswer.created_at > func.clock_timestamp() - KEPT_FOR
+
+
+def forget_answer(user_id: UUID, location: str) -> Delete:
+    """Return the statement that deletes what a user was answered when they made what is at this location."""
+    return delete(IdempotentAnswer).where(IdempotentAnswer.user_id == user_id, IdempotentAnswer.location == location)
 
 
 def forget_old_answers() -> Delete:

@@ -2,25 +2,14 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from models.datasets import Task
+from models.replicas import ReplicaEpoch, ReplicasReport
+from models.shapes import Shape, only_where_there_is_one
 
 Level = Literal["info", "warning", "error"]
 _LONG = frozenset({"curves", "confusion_matrix", "classification_report", "diagnosis", "spec"})
-
-
-class _Shape(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-def _is_none(value: object) -> bool:
-    return value is None
-
-
-def only_where_there_is_one() -> Any:
-    """Return the field of something that is not shown, and is no null either, where it does not exist."""
-    return Field(default=None, exclude_if=_is_none)
 
 
 def essentials(result: dict[str, Any]) -> dict[str, Any]:
@@ -31,25 +20,7 @@ def essentials(result: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-class ReplicaFigure(_Shape):
-    """One figure of all replicas: mean, sample standard deviation (n - 1), and each value in the order of the seeds."""
-
-    mean: float
-    standard_deviation: float
-    values: list[float]
-
-
-class ReplicaEpoch(_Shape):
-    """One epoch of all replicas; each figure is that of `EpochMetrics`."""
-
-    train_loss: ReplicaFigure
-    train_accuracy: ReplicaFigure | None
-    validation_loss: ReplicaFigure | None
-    validation_accuracy: ReplicaFigure | None
-    penalty: ReplicaFigure
-
-
-class EpochMetrics(_Shape):
+class EpochMetrics(Shape):
     """One finished epoch; losses are means over samples, without the penalty; times are wall-clock seconds.
 
     Training figures are accumulated during the epoch in train mode, validation follows it in eval mode. Epoch 0 is the
@@ -70,7 +41,7 @@ class EpochMetrics(_Shape):
     replicas: ReplicaEpoch | None = only_where_there_is_one()
 
 
-class Spread(_Shape):
+class Spread(Shape):
     """Seconds per epoch."""
 
     mean: float
@@ -79,7 +50,7 @@ class Spread(_Shape):
     max: float
 
 
-class Latency(_Shape):
+class Latency(Shape):
     """Time of a forward pass in eval mode, divided by the batch size, over `runs` passes after warm-up."""
 
     batch_size: int
@@ -88,14 +59,14 @@ class Latency(_Shape):
     p95_seconds_per_sample: float
 
 
-class LatencyByBatch(_Shape):
+class LatencyByBatch(Shape):
     """Latency one sample at a time and a hundred at a time."""
 
     batch_1: Latency
     batch_100: Latency
 
 
-class Startup(_Shape):
+class Startup(Shape):
     """The seconds of `setup_seconds` by what they went to: process, imports, data, network with checkpoint, device."""
 
     process_seconds: float
@@ -105,7 +76,7 @@ class Startup(_Shape):
     device_seconds: float
 
 
-class Timing(_Shape):
+class Timing(Shape):
     """Wall-clock seconds: waiting, preparing, all epochs, measuring at the end, and from submit to finish.
 
     Beside them the most memory that the runner ever had, of the host and of the GPU, in bytes.
@@ -124,7 +95,7 @@ class Timing(_Shape):
     peak_gpu_memory_bytes: int | None
 
 
-class PerSplit(_Shape):
+class PerSplit(Shape):
     """One figure per split, each measured in eval mode on the whole split; null where a split does not exist."""
 
     train: float
@@ -132,7 +103,7 @@ class PerSplit(_Shape):
     test: float
 
 
-class RegressionScores(_Shape):
+class RegressionScores(Shape):
     """Mean squared error, mean absolute error and coefficient of determination over a split, in eval mode.
 
     `r2` is 1 - SSE / SST as in sklearn.metrics.r2_score; null where all targets are equal.
@@ -143,7 +114,7 @@ class RegressionScores(_Shape):
     r2: float | None
 
 
-class RegressionSplits(_Shape):
+class RegressionSplits(Shape):
     """The scores of each split; null where a split does not exist."""
 
     train: RegressionScores
@@ -151,7 +122,7 @@ class RegressionSplits(_Shape):
     test: RegressionScores
 
 
-class RegressionReport(_Shape):
+class RegressionReport(Shape):
     """The errors on the scale that the network learned, and on the target's own."""
 
     target: str
@@ -159,7 +130,7 @@ class RegressionReport(_Shape):
     original: RegressionSplits
 
 
-class EarlyStop(_Shape):
+class EarlyStop(Shape):
     """How early stopping went: the best epoch by its metric, and whether the training stopped before its last epoch."""
 
     metric: str
@@ -168,7 +139,7 @@ class EarlyStop(_Shape):
     stopped: bool
 
 
-class Curves(_Shape):
+class Curves(Shape):
     """One entry per epoch in each list."""
 
     epoch: list[int]
@@ -181,58 +152,7 @@ class Curves(_Shape):
     seconds: list[float]
 
 
-class ReplicaScore(ReplicaFigure):
-    """A final score of all replicas; `interval_95` holds the mean with a confidence of 95 % (Student's t, n - 1)."""
-
-    interval_95: tuple[float, float]
-
-
-class ReplicaSplits(_Shape):
-    """One score per split; null where a split, or the score of any replica, does not exist."""
-
-    train: ReplicaScore | None
-    validation: ReplicaScore | None
-    test: ReplicaScore | None
-
-
-class ReplicaCurve(_Shape):
-    """One entry per epoch in each list."""
-
-    mean: list[float]
-    standard_deviation: list[float]
-
-
-class ReplicaCurves(_Shape):
-    """The curves of `Curves` over all replicas; null where there is none."""
-
-    epoch: list[int]
-    train_loss: ReplicaCurve
-    train_accuracy: ReplicaCurve | None
-    validation_loss: ReplicaCurve | None
-    validation_accuracy: ReplicaCurve | None
-    penalty: ReplicaCurve
-
-
-class ReplicasReport(_Shape):
-    """What the replicas of a job say together; all else in its result is of the first of the `seeds`.
-
-    `note` says why they were trained in turn, where they were not `vectorised`. A classification has `accuracy`; a
-    regression has `mse`, `mae` and `r2` in its place, on the target's own scale, since each replica scales by its own
-    training rows.
-    """
-
-    seeds: list[int]
-    vectorised: bool
-    note: str | None
-    loss: ReplicaSplits
-    accuracy: ReplicaSplits | None
-    mse: ReplicaSplits | None
-    mae: ReplicaSplits | None
-    r2: ReplicaSplits | None
-    curves: ReplicaCurves
-
-
-class LayerCounts(_Shape):
+class LayerCounts(Shape):
     """One layer: its place, kind, output shape per sample, parameters (counted once) and MACs of all applications.
 
     `applied` says how often the one module is applied; `layers` are those inside a residual block.
@@ -244,10 +164,10 @@ class LayerCounts(_Shape):
     parameters: int
     macs: int
     applied: int = 1
-    layers: list["LayerCounts"] = []
+    layers: list["LayerCounts"] = Field(default=[])
 
 
-class Parameters(_Shape):
+class Parameters(Shape):
     """Parameters, counted once each."""
 
     total: int
@@ -255,7 +175,7 @@ class Parameters(_Shape):
     layers: list[LayerCounts]
 
 
-class ClassScores(_Shape):
+class ClassScores(Shape):
     """Scores of one class as in scikit-learn with zero_division=0; support is its number of samples."""
 
     label: str
@@ -265,7 +185,7 @@ class ClassScores(_Shape):
     support: int
 
 
-class AverageScores(_Shape):
+class AverageScores(Shape):
     """Precision, recall and F1 averaged over classes."""
 
     precision: float
@@ -274,7 +194,7 @@ class AverageScores(_Shape):
     support: int
 
 
-class ClassificationReport(_Shape):
+class ClassificationReport(Shape):
     """Per-class scores on the test split and their averages."""
 
     split: Literal["test"]
@@ -284,7 +204,7 @@ class ClassificationReport(_Shape):
     weighted_average: AverageScores
 
 
-class Environment(_Shape):
+class Environment(Shape):
     """The machine and the software that the job ran on; sizes in bytes."""
 
     processor: str
@@ -302,21 +222,21 @@ class Environment(_Shape):
     git_commit: str | None
 
 
-class SplitCounts(_Shape):
+class SplitCounts(Shape):
     """Samples of one split, in all and by class (no classes in a regression)."""
 
     samples: int
     classes: dict[str, int]
 
 
-class Scale(_Shape):
+class Scale(Shape):
     """A value x became (x - shift) / scale."""
 
     shift: float
     scale: float
 
 
-class DatasetReport(_Shape):
+class DatasetReport(Shape):
     """The data as they were used; the checksum is over the decoded arrays.
 
     `shared_samples` counts, for each pair of splits ("train/test"), the samples of the second whose content also stands
@@ -331,7 +251,7 @@ class DatasetReport(_Shape):
     scaling: dict[str, Scale]
 
 
-class Diagnosis(_Shape):
+class Diagnosis(Shape):
     """Something a reader of the result should know, with the numbers that it rests on."""
 
     code: str
@@ -340,7 +260,7 @@ class Diagnosis(_Shape):
     evidence: dict[str, Any]
 
 
-class Result(_Shape):
+class Result(Shape):
     """Everything that a report about one job needs; what each number means is in docs/numbers.md.
 
     A regression has `regression` in place of accuracy, confusion matrix and classification report. A job with replicas

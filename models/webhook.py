@@ -71,8 +71,8 @@ class Webhook(Base):
         """Switch it on, with its failures forgotten, or off."""
         self.enabled, self.disabled_reason, self.given_up = enabled, None, 0
 
-    def count(self, delivery: "Delivery", error: str | None) -> None:
-        """Take note of a delivery that is settled; disable the webhook where too many in a row were given up."""
+    def count(self, delivery: "Delivery", error: str | None) -> bool:
+        """Take note of a settled delivery; return whether too many in a row were given up, and so it is disabled."""
         if delivery.status == DeliveryStatus.DELIVERED:
             self.given_up = 0
         elif delivery.status == DeliveryStatus.FAILED:
@@ -80,6 +80,8 @@ class Webhook(Base):
             if self.enabled and self.given_up >= GIVEN_UP_LIMIT:
                 self.enabled = False
                 self.disabled_reason = f"{self.given_up} deliveries in a row were given up. The last: {error}"
+                return True
+        return False
 
 
 class Delivery(Base):

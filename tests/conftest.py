@@ -72,9 +72,10 @@ class Service:
         environment = {f"TRAINYARD_{name.upper()}": str(value) for name, value in changes.items()}
         command = self.stack._python("api", "api")
         command = replace(command, environment=command.environment | environment)
-        child = Child(command, self.data_dir / "logs" / f"api-{port}.log")
+        log = self.data_dir / "logs" / f"api-{port}.log"
+        child = Child(command, log)
         try:
-            api = OtherApi(f"http://127.0.0.1:{port}", child.pid)
+            api = OtherApi(f"http://127.0.0.1:{port}", child.pid, log)
             wait_until(api.is_ready, watch=child.check, what="the other API", seconds=60)
             yield api
         finally:
@@ -142,15 +143,20 @@ class Service:
 class OtherApi:
     """One more API process."""
 
-    def __init__(self, base_url: str, pid: int) -> None:
+    def __init__(self, base_url: str, pid: int, log: Path) -> None:
         self.base_url = base_url
         self.pid = pid
+        self._log = log
 
     def client(self, token: str | None = None, **headers: str) -> httpx2.Client:
         """Return a client that sends this token, or none; to be closed by a `with`."""
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
         return httpx2.Client(base_url=self.base_url, headers=headers, timeout=40, trust_env=False)
+
+    def log(self) -> str:
+        """Return what it has logged so far."""
+        return self._log.read_text()
 
     def settles(self, client: httpx2.Client, status: int, seconds: float = 5) -> bool:
         """Return whether `GET /me` comes to this status; a notification needs some milliseconds to another process."""

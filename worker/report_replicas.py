@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from models.across_seeds import score_of
-from models.result import ReplicaScore, ReplicaSplits, ReplicasReport
+from models.replicas import ReplicaScore, ReplicaSplits, ReplicasReport
 from models.spec import JobSpec
 from worker.datasets import PreparedData
 from worker.training.across_replicas import curves_of

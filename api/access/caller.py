@@ -119,7 +119,7 @@ async def _grant(request: Request, services: Services) -> Grant:
     sent = [value.decode("latin-1") for name, value in request.scope["headers"] if name == b"authorization"]
     try:
         if not sent and services.settings.allow_anonymous and is_from_this_machine(request):
-            return await services.tokens.anonymous_grant()
+            return await services.tokens.anonymous_grant(request.state.request_id)
         return await services.tokens.grant(_token_text(sent))
     except TokenRefused as refused:
         challenge = 'Bearer error="invalid_token"' if sent else "Bearer"

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from uuid_utils.compat import uuid7
 
 from api.access.token_text import TokenText
-from models.user import ANONYMOUS, SCOPES_OF, Role, Scope, Token, User, access_changed
+from models.user import ANONYMOUS, SCOPES_OF, AuditEntry, Role, Scope, Token, User, access_changed
 
 _FRESH_SECONDS = 60.0  # bounds what a lost notification can do, and how often a use is written
 _MOST_KNOWN = 10_000
@@ -90,9 +90,12 @@ class KnownTokens:
             raise TokenRefused("The token has expired.")
         return known.grant
 
-    async def anonymous_grant(self) -> Grant:
-        """Return what somebody without a token may do: what any member may; raise TokenRefused if that is disabled."""
-        known = self._fresh(ANONYMOUS) or await self._read_anonymous()
+    async def anonymous_grant(self, request_id: str) -> Grant:
+        """Return what somebody without a token may do: what any member may; raise TokenRefused if that is disabled.
+
+        The first request makes the user whose rights these are.
+        """
+        known = self._fresh(ANONYMOUS) or await self._read_anonymous(request_id)
         if known.refusal is not None:
             raise TokenRefused(known.refusal)
         return known.grant
@@ -110,6 +113,8 @@ class KnownTokens:
     async def _read(self, token: TokenText) -> _Known | None:
         """Ask the database, and write down that the token was used."""
         async with self._lookups:
+            if (known := self._fresh(token.id)) is not None:  # read for another request while this one waited
+                return known
             generation = self._generation
             async with self._sessions.begin() as session:
                 query = select(Token, User, _seconds_left(), _use_is_old()).join(User, Token.user_id == User.id)
@@ -124,21 +129,32 @@ class KnownTokens:
             self._keep(token.id, known, generation)
         return known
 
-    async def _read_anonymous(self) -> _Known:
+    async def _read_anonymous(self, request_id: str) -> _Known:
         """Ask the database for the user that acts for whoever sends no token; make it at its first use."""
         async with self._lookups:
             generation = self._generation
             async with self._sessions.begin() as session:
-                user = await session.scalar(select(User).where(User.name == ANONYMOUS))
+                query = select(User).where(User.name == ANONYMOUS)
+                user = await session.scalar(query)
                 if user is None:
-                    values = {"id": uuid7(), "name": ANONYMOUS, "role": Role.MEMBER}
-                    await session.execute(insert(User).values(values).on_conflict_do_nothing(index_elements=["name"]))
-                    user = (await session.scalars(select(User).where(User.name == ANONYMOUS))).one()
+                    await _make_anonymous(session, request_id)
+                    user = (await session.scalars(query)).one()
             refusal = None if user.disabled_at is None else "A token is needed: anonymous use is disabled."
             grant = Grant(user.id, user.name, Role.MEMBER, SCOPES_OF[Role.MEMBER])
             known = _Known(grant, b"", refusal, float("inf"), time.monotonic() + _FRESH_SECONDS)
             self._keep(ANONYMOUS, known, generation)
         return known
+
+
+async def _make_anonymous(session: AsyncSession, request_id: str) -> None:
+    """Make the user, unless another process has just made it; the record says that it made itself."""
+    values = {"id": uuid7(), "name": ANONYMOUS, "role": Role.MEMBER}
+    made = insert(User).values(values).on_conflict_do_nothing(index_elements=["name"]).returning(User.id)
+    user_id = await session.scalar(made)
+    if user_id is not None:
+        entry = AuditEntry(user_id=user_id, action="user.create", subject=f"user:{ANONYMOUS}", request_id=request_id)
+        entry.detail = {"role": Role.MEMBER}
+        session.add(entry)
 
 
 def _as_known(token: Token, user: User, seconds_left: Decimal | None) -> _Known:

@@ -7,7 +7,7 @@ from api.comparisons.rows import Row
 from api.comparisons.schemas import SeedGroup
 from api.comparisons.specs import but_for_the_seed
 from models.across_seeds import score_of
-from models.result import ReplicaSplits
+from models.replicas import ReplicaSplits
 
 _FIGURES = ("loss", "accuracy", "mse", "mae", "r2")
 _FEW = "Fewer than two different seeds have a result."

@@ -7,7 +7,8 @@ from pydantic import BaseModel, Field
 
 from models.datasets import Task
 from models.job import Status
-from models.result import LatencyByBatch, PerSplit, RegressionSplits, ReplicaSplits
+from models.replicas import ReplicaSplits
+from models.result import LatencyByBatch, PerSplit, RegressionSplits
 
 
 class ComparedScores(BaseModel):

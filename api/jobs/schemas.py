@@ -9,7 +9,8 @@ from pydantic import BaseModel, Field
 from models.job import Epoch, Status
 from models.memory import bytes_at_least
 from models.network import LayerSummary
-from models.result import ReplicaEpoch, only_where_there_is_one
+from models.replicas import ReplicaEpoch
+from models.shapes import only_where_there_is_one
 from models.spec import JobSpec
 
 

@@ -1,6 +1,7 @@
 """The route of a job's curves: read, thinned, waited for, and not sent again to who has them."""
 
 import asyncio
+from contextlib import suppress
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -8,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import AfterValidator, BaseModel, Field
 from pydantic_core import PydanticCustomError
 
-from api.access.caller import Caller, ReaderDep
+from api.access.caller import Caller, ReaderDep, caller_now
 from api.codes import Responses, answers
 from api.jobs.routes import JobId
 from api.metrics import negotiation, queries, representations
@@ -114,7 +115,7 @@ async def get_metrics(request: Request, job_id: JobId, caller: ReaderDep) -> Res
     """
     services, asked = services_of(request), read_query(request, _Asked)
     question = _question(request, job_id, asked)
-    standing = await _standing_when_new(services, caller, question, asked.wait)
+    standing = await _standing_when_new(request, services, caller, question, asked.wait)
     tag = question.tag(standing)
     known_tags = request.headers.getlist("if-none-match")
     if known_tags and negotiation.is_among(tag, ", ".join(known_tags)):
@@ -135,20 +136,23 @@ def _headers(question: Question, standing: Standing, tag: str) -> dict[str, str]
     }
 
 
-async def _standing_when_new(services: Services, caller: Caller, question: Question, wait: float) -> Standing:
-    """Read until there is news or the time is up; no connection is held while waiting."""
-    job_id, after = question.job_id, question.after
-    deadline = asyncio.get_running_loop().time() + wait
+async def _standing_when_new(
+    request: Request, services: Services, caller: Caller, question: Question, wait: float
+) -> Standing:
+    """Read until there is news or the time is up; no connection is held while waiting.
+
+    After each wait it counts what the caller may do by then; raises ProblemError (401), or JobNotFound.
+    """
+    job_id, after, clock = question.job_id, question.after, asyncio.get_running_loop().time
+    deadline = clock() + wait
     with services.news.of(job_id) as changed:
         first = standing = await _standing(services, caller, job_id)
-        while not _is_news(standing, first, after) and not services.news.ending:
-            try:
+        while not _is_news(standing, first, after) and not services.news.ending and clock() < deadline:
+            with suppress(TimeoutError):
                 async with asyncio.timeout_at(deadline):
                     await changed.wait()
-            except TimeoutError:
-                break
             changed.clear()  # before the read: what happens during it must wake us again
-            standing = await _standing(services, caller, job_id)
+            standing = await _standing(services, await caller_now(request), job_id)
     return standing
 
 

@@ -7,8 +7,6 @@ from types import TracebackType
 from uuid import UUID
 
 import structlog
-from sqlalchemy.exc import DBAPIError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from api.news import News
@@ -16,6 +14,7 @@ from api.problems import ProblemError
 from api.streams import queries
 from api.streams.backlog import Backlog
 from api.streams.events import Event
+from api.streams.failures import is_lost, is_slow
 from api.streams.lab import Lab
 from api.streams.position import Position
 from api.streams.replays import Replays
@@ -23,14 +22,13 @@ from models.job import Job
 
 log = structlog.get_logger(__name__)
 
-DATABASE_AWAY = (DBAPIError, PoolTimeout)
-_LOST = ("08", "53", "57P")  # SQLSTATEs: no connection, no room for one, the server stops or starts
 _PAGE = 100  # events that are read at once
 _MOST_EVENTS = 1_024
 _MOST_BYTES = 1_048_576
 _OPENING_SECONDS = 5.0
+_READ_SECONDS = 2.0  # for a statement about one job, which takes milliseconds: all other jobs wait for it
 _RETRY_SECONDS = 1.0
-_REST_SECONDS = 15.0  # what cannot be read is left alone so long: it may cost the reader a whole statement timeout
+_REST_SECONDS = 15.0  # what cannot be read, or not in time, is left alone so long
 _DOUBT_SECONDS = 15.0  # what nobody told of is found after this long
 _LINGER_SECONDS = 60.0  # the stream of all jobs goes on so long without readers, for those who come again
 
@@ -210,19 +208,25 @@ class FanOut:
             return  # whoever asked has left
         try:
             async with self._sessions() as session:
-                await queries.in_one_snapshot(session)
                 if job_id is None:
+                    await queries.in_one_snapshot(session)
                     await self._survey(session)
                 else:
+                    await queries.in_one_snapshot(session, statement_seconds=_READ_SECONDS)
                     await self._read(session, job_id)
         except Exception as error:
-            if _is_lost(error):
+            if is_lost(error):
                 log.warning("stream_reading_interrupted", detail=str(error).splitlines()[0])
                 self._read_by.setdefault(job_id, []).extend(asked_before)
                 self._ask_again_soon(job_id)
                 return
-            log.exception("stream_unreadable", job=str(job_id))
-            self._leave_alone(job_id)
+            if is_slow(error):
+                log.warning("stream_slow", job=str(job_id))
+                self._leave_alone(job_id, then_read=True)
+            else:
+                log.exception("stream_unreadable", job=str(job_id))
+                self._leave_alone(job_id, then_read=False)
+                self._end_streams(job_id)
             for done in _not_given_up(asked_before):
                 done.set_exception(_unreadable())
         for done in _not_given_up(asked_before):
@@ -271,10 +275,19 @@ class FanOut:
         for waiter in self._lab_waiters if lab else ():
             waiter.wake.set()
 
-    def _leave_alone(self, job_id: UUID | None) -> None:
-        """End the streams of a job that cannot be read, not those of others; that of all jobs tells of a gap."""
+    def _leave_alone(self, job_id: UUID | None, *, then_read: bool) -> None:
+        """Do not read a job for a while, whatever is told of it."""
+
+        def end_rest() -> None:
+            self._resting.discard(job_id)
+            if then_read:
+                self._ask(job_id)
+
         self._resting.add(job_id)
-        asyncio.get_running_loop().call_later(_REST_SECONDS, self._resting.discard, job_id)
+        asyncio.get_running_loop().call_later(_REST_SECONDS, end_rest)
+
+    def _end_streams(self, job_id: UUID | None) -> None:
+        """End the streams of a job that cannot be read, not those of others; that of all jobs tells of a gap."""
         if job_id is None:
             ending = self._lab_waiters
         else:
@@ -285,15 +298,6 @@ class FanOut:
                 self._wake(None, self._lab)
         for waiter in ending:
             waiter.end()
-
-
-def _is_lost(error: Exception) -> bool:
-    """Whether there was no connection: the same question may be answered on the next one."""
-    if not isinstance(error, DBAPIError):
-        return isinstance(error, PoolTimeout)
-    state: str | None = getattr(error.orig, "sqlstate", None)
-    refused = isinstance(error, OperationalError) and (state is None or state.startswith(_LOST))
-    return error.connection_invalidated or refused
 
 
 def _unreadable() -> ProblemError:

@@ -1,15 +1,16 @@
 """What has happened to jobs, read from a position on and in one snapshot."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from heapq import merge
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 from pydantic import BaseModel
-from sqlalchemy import ColumnElement, case, func, select, tuple_
+from sqlalchemy import ColumnElement, Select, case, func, select, tuple_
 from sqlalchemy.dialects.postgresql import array
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -20,6 +21,8 @@ from api.streams.schemas import EndView
 from models.job import FINAL, Epoch, Job, JobResult, LogChunk, Status, Transition
 
 _DIAGNOSIS = JobResult.body["diagnosis"]
+
+_Row = TypeVar("_Row", Transition, Epoch, LogChunk)
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,21 @@ class Standing:
     position: Position
 
 
+@dataclass(frozen=True)
+class _Span:
+    """What is asked for of a job: so many rows of each source, after one position and up to another."""
+
+    job_id: UUID
+    start: Position
+    upto: Position | None
+    limit: int
+
+    def query(self, source: type[_Row], place: Any, place_at: Callable[[Position], Any]) -> Select[_Row]:
+        """Return the query of a source's rows, not in order yet; `place` is where a row stands among its source's."""
+        query = select(source).where(source.job_id == self.job_id, place > place_at(self.start)).limit(self.limit)
+        return query if self.upto is None else query.where(place <= place_at(self.upto))
+
+
 class _Happened(NamedTuple):
     """A row of one of the sources, and how it moves the position."""
 
@@ -41,9 +59,11 @@ class _Happened(NamedTuple):
     step: dict[str, int]
 
 
-async def in_one_snapshot(session: AsyncSession) -> None:
-    """Let everything that this new session reads be of one moment."""
+async def in_one_snapshot(session: AsyncSession, *, statement_seconds: float | None = None) -> None:
+    """Let everything that this new session reads be of one moment, and each statement end within its own time."""
     await session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+    if statement_seconds is not None:
+        await session.execute(select(func.set_config("statement_timeout", f"{statement_seconds * 1_000:.0f}", True)))
 
 
 async def database_time(session: AsyncSession) -> datetime:
@@ -82,10 +102,11 @@ async def events_after(
     job = await session.get(Job, job_id)
     if job is None:
         return []
+    span = _Span(job_id, start, upto, limit)
     sources = [
-        await _moves(session, job_id, start, upto, limit),
-        await _epochs(session, job_id, start, upto, limit, newest_attempt=job.attempt),
-        await _logs(session, job_id, start, upto, limit),
+        await _moves(session, span),
+        await _epochs(session, span, newest_attempt=job.attempt),
+        await _logs(session, span),
     ]
     events: list[Event] = []
     position = start
@@ -102,42 +123,30 @@ async def events_after(
     return events
 
 
-async def _moves(
-    session: AsyncSession, job_id: UUID, start: Position, upto: Position | None, limit: int
-) -> list[_Happened]:
-    query = select(Transition).where(Transition.job_id == job_id, Transition.id > start.transition)
-    if upto is not None:
-        query = query.where(Transition.id <= upto.transition)
+async def _moves(session: AsyncSession, span: _Span) -> list[_Happened]:
+    query = span.query(Transition, Transition.id, lambda position: position.transition)
     return [
         _Happened(row.at, Kind.STATUS, TransitionView.model_validate(row, from_attributes=True), {"transition": row.id})
-        for row in await session.scalars(query.order_by(Transition.id).limit(limit))
+        for row in await session.scalars(query.order_by(Transition.id))
     ]
 
 
-async def _epochs(
-    session: AsyncSession, job_id: UUID, start: Position, upto: Position | None, limit: int, *, newest_attempt: int
-) -> list[_Happened]:
+async def _epochs(session: AsyncSession, span: _Span, *, newest_attempt: int) -> list[_Happened]:
     place = tuple_(Epoch.attempt, Epoch.epoch)
-    query = select(Epoch).where(Epoch.job_id == job_id, place > (start.attempt, start.epoch))
-    if start.attempt == newest_attempt:
-        query = query.where(Epoch.epoch > start.epoch)  # says no more, but the key finds these at once
-    if upto is not None:
-        query = query.where(place <= (upto.attempt, upto.epoch))
+    query = span.query(Epoch, place, lambda position: (position.attempt, position.epoch))
+    if span.start.attempt == newest_attempt:
+        query = query.where(Epoch.epoch > span.start.epoch)  # says no more, but the key finds these at once
     return [
         _Happened(row.recorded_at, Kind.EPOCH, EpochView.of(row), {"attempt": row.attempt, "epoch": row.epoch})
-        for row in await session.scalars(query.order_by(Epoch.attempt, Epoch.epoch).limit(limit))
+        for row in await session.scalars(query.order_by(Epoch.attempt, Epoch.epoch))
     ]
 
 
-async def _logs(
-    session: AsyncSession, job_id: UUID, start: Position, upto: Position | None, limit: int
-) -> list[_Happened]:
-    query = select(LogChunk).where(LogChunk.job_id == job_id, LogChunk.id > start.log)
-    if upto is not None:
-        query = query.where(LogChunk.id <= upto.log)
+async def _logs(session: AsyncSession, span: _Span) -> list[_Happened]:
+    query = span.query(LogChunk, LogChunk.id, lambda position: position.log)
     return [
         _Happened(row.at, Kind.LOG, LogEntry.model_validate(row, from_attributes=True), {"log": row.id})
-        for row in await session.scalars(query.order_by(LogChunk.id).limit(limit))
+        for row in await session.scalars(query.order_by(LogChunk.id))
     ]
 
 

@@ -8,7 +8,7 @@ import structlog
 from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from api.streams.fan_out import DATABASE_AWAY
+from api.streams.failures import DATABASE_AWAY
 from api.streams.readers import CHUNK_BYTES, EndOfStream, Reader
 
 log = structlog.get_logger(__name__)

@@ -17,7 +17,7 @@ from api.query_names import takes
 from api.services import ServicesDep
 from api.streams.events import Kind
 from api.streams.examples import OF_ALL, OF_JOB
-from api.streams.fan_out import DATABASE_AWAY
+from api.streams.failures import DATABASE_AWAY
 from api.streams.position import Position
 from api.streams.readers import JobReader, LabReader, job_reader, lab_reader, unknown_event
 from api.streams.response import EventStream

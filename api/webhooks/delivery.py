@@ -44,7 +44,9 @@ class Deliverer:
         """Take deliveries from this database; without an allowed host there is nothing to do."""
         self._sessions = sessions
         self._settings = settings
-        self._sender = Sender(destinations, timeout_seconds=settings.webhook_timeout_seconds)
+        self._sender = Sender(
+            destinations, timeout_seconds=settings.webhook_timeout_seconds, ca_file=settings.webhook_ca_file
+        )
         self._sending: dict[asyncio.Task[None], UUID] = {}
         self._loop: asyncio.Task[None] | None = None
 

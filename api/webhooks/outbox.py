@@ -12,7 +12,7 @@ from sqlalchemy.orm import aliased
 from api.webhooks.messages import body_of
 from api.webhooks.sending import Outcome
 from models.job import Job, Transition, database_now_plus
-from models.user import User
+from models.user import AuditEntry, User
 from models.webhook import Delivery, DeliveryAttempt, DeliveryStatus, Webhook
 
 # Spelled out in the SQL, so that a prepared statement can use the index of pending deliveries.
@@ -93,7 +93,19 @@ async def record(session: AsyncSession, claim: Claim, outcome: Outcome, *, tries
     )
     if delivery.attempts == claim.attempt and delivery.status == DeliveryStatus.PENDING:
         delivery.settle(delivered=outcome.error is None, tries=tries, retry_seconds=retry_seconds)
-        webhook.count(delivery, outcome.error)
+        if webhook.count(delivery, outcome.error):
+            session.add(_disabled(webhook, delivery))
+
+
+def _disabled(webhook: Webhook, delivery: Delivery) -> AuditEntry:
+    """Return the record of what the service does to its user's webhook, in no request of theirs."""
+    return AuditEntry(
+        user_id=webhook.user_id,
+        action="webhook.disable",
+        subject=f"webhook:{webhook.id}",
+        request_id=f"delivery-{delivery.id}",
+        detail={"reason": webhook.disabled_reason},
+    )
 
 
 async def _claims(session: AsyncSession, ids: Collection[int]) -> list[Claim]:

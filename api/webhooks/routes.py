@@ -26,6 +26,7 @@ from api.webhooks.schemas import (
     WebhookView,
 )
 from models.errors import DeliveryNotFound, WebhookDisabled, WebhookNotFound
+from models.idempotency import forget_answer
 from models.user import Scope
 from models.webhook import Audience, Webhook
 
@@ -68,7 +69,7 @@ async def create_webhook(
     services.destinations.check(httpx2.URL(new.url))
     webhook = await queries.add_webhook(session, caller, new)
     record(session, caller, "webhook.create", f"webhook:{webhook.id}", {"url": webhook.url, "events": webhook.events})
-    response.headers["Location"] = f"/webhooks/{webhook.id}"
+    response.headers["Location"] = _path(webhook)
     response.headers["Cache-Control"] = "no-store"
     return MadeWebhook.with_secret(webhook, caller.name)
 
@@ -111,9 +112,10 @@ async def change_webhook(
 
 @router.delete("/webhooks/{webhook_id}", status_code=204, responses=_NOT_FOUND)
 async def delete_webhook(webhook_id: WebhookId, caller: WriterDep, session: SessionDep) -> None:
-    """Delete a webhook with its deliveries; what has not been sent never will be."""
+    """Delete a webhook with its deliveries and its secret; what has not been sent never will be."""
     webhook = await queries.lock_webhook(session, caller, webhook_id)
     record(session, caller, "webhook.delete", f"webhook:{webhook_id}", {"url": webhook.url})
+    await session.execute(forget_answer(webhook.user_id, _path(webhook)))  # it shows the secret
     await session.delete(webhook)
 
 
@@ -159,6 +161,10 @@ async def redeliver_message(
     await session.refresh(delivery)
     record(session, caller, "webhook.redeliver", f"webhook:{webhook_id}", {"delivery": delivery_id})
     return (await queries.delivery_views(session, [delivery]))[0]
+
+
+def _path(webhook: Webhook) -> str:
+    return f"/webhooks/{webhook.id}"
 
 
 def _changeable(webhook: Webhook) -> dict[str, Any]:

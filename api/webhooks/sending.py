@@ -3,6 +3,7 @@
 import asyncio
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx2
 
@@ -27,13 +28,19 @@ class Outcome:
 class Sender:
     """Posts to receivers, past every proxy, redirect and cookie; each try has a connection of its own."""
 
-    def __init__(self, destinations: Destinations, *, timeout_seconds: float) -> None:
-        """Send where `destinations` allow it; a try takes at most `timeout_seconds`, its connecting 5 of them."""
+    def __init__(self, destinations: Destinations, *, timeout_seconds: float, ca_file: Path | None = None) -> None:
+        """Send where `destinations` allow it; a try takes at most `timeout_seconds`, its connecting 5 of them.
+
+        Certificates are trusted as the machine trusts them, and where one in `ca_file` (PEM) vouches for them.
+        """
         self._destinations = destinations
         self._timeout_seconds = timeout_seconds
+        trusted = httpx2.create_ssl_context(trust_env=False)
+        if ca_file is not None:
+            trusted.load_verify_locations(ca_file)
         # No connection is kept: the next one to the same address may be for another name, with another certificate.
         self._transport = httpx2.AsyncHTTPTransport(
-            trust_env=False, limits=httpx2.Limits(max_connections=None, max_keepalive_connections=0)
+            verify=trusted, trust_env=False, limits=httpx2.Limits(max_connections=None, max_keepalive_connections=0)
         )
 
     async def post(self, url: str, headers: dict[str, str], body: bytes) -> Outcome:

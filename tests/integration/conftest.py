@@ -1,6 +1,7 @@
 """What these tests share: all that is stored, and for webhooks receivers, which are real servers, and hooks."""
 
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -38,7 +39,7 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 class Receiver:
     """A server on a port of this machine; its answers are taken in turn, the last one for ever."""
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self.requests: list[Received] = []
         self.answers: list[Answer] = [status(204)]
         self._lock = threading.Lock()
@@ -65,6 +66,8 @@ class Receiver:
                 pass  # a sender that was killed, or went away
 
         self._server = Server(("127.0.0.1", port), Handler)
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
         self._thread.start()
 
@@ -234,8 +237,8 @@ def start_receiver() -> Iterator[Callable[..., Receiver]]:
     """Start receivers; all are stopped at the end."""
     receivers: list[Receiver] = []
 
-    def start(port: int = 0) -> Receiver:
-        receivers.append(Receiver(port))
+    def start(port: int = 0, tls: ssl.SSLContext | None = None) -> Receiver:
+        receivers.append(Receiver(port, tls))
         return receivers[-1]
 
     yield start

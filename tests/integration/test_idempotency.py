@@ -18,7 +18,7 @@ HOLD = 5_417_120_011  # the advisory lock that holds up a commit
 @pytest.fixture(scope="module")
 def service(start_service: Any) -> Any:
     """A service without workers, whose commit of a job named `held` waits for a lock, and of one `refused` fails."""
-    service = start_service(workers=0)
+    service = start_service(workers=0, webhook_hosts="*.lab.org")
     service.rows(
         f"CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS"
         f" $$ BEGIN PERFORM pg_advisory_xact_lock({HOLD}); RETURN NULL; END $$;"
@@ -154,6 +154,41 @@ def test_a_token_that_may_not_write_gets_no_stored_answer(service: Any, key: str
     reader = service.client(writer.post("/tokens", json={"name": "r", "scopes": ["read"]}).json()["token"])
     assert submit(writer, key).status_code == 201
     assert submit(reader, key).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("role", "first", "later"),
+    [("member", ["read", "write"], ["write"]), ("admin", ["read", "write", "admin"], ["read", "write"])],
+)
+def test_a_token_of_fewer_scopes_gets_no_stored_answer(
+    service: Any, key: str, role: str, first: list[str], later: list[str]
+) -> None:
+    wide = service.client(service.new_user(f"narrowed-{role}", role=role))
+    tokens = [wide.post("/tokens", json={"name": "t", "scopes": scopes}).json()["token"] for scopes in (first, later)]
+    many, few = map(service.client, tokens)
+    answer = submit(many, key)
+    before, kept = jobs(service), stored(service, key)
+    refused = submit(few, key)
+    assert (refused.status_code, refused.json()["code"]) == (422, "idempotency_key_reused")
+    assert answer.json()["id"] not in refused.text
+    assert (jobs(service), stored(service, key)) == (before, kept)
+    assert submit(many, key).content == answer.content, "whoever has the rights of the first request is answered again"
+
+
+def test_who_is_no_longer_an_admin_gets_no_answer_that_only_admins_got(service: Any, key: str) -> None:
+    deputy = service.client(service.new_user("deputy", role="admin"))
+    body = {"url": "https://hooks.lab.org/x", "events": ["job.failed"], "scope": "lab"}
+    made = deputy.post("/webhooks", json=body, headers={"Idempotency-Key": key})
+    assert made.status_code == 201
+    before = stored(service, key), service.rows("SELECT count(*) AS n FROM webhooks")
+    assert service.http.patch("/users/deputy", json={"role": "member"}).is_success
+    refused = deputy.post("/webhooks", json=body, headers={"Idempotency-Key": key})
+    assert (refused.status_code, refused.json()["code"]) == (422, "idempotency_key_reused")
+    assert made.json()["secret"] not in refused.text
+    assert (stored(service, key), service.rows("SELECT count(*) AS n FROM webhooks")) == before
+    assert service.http.patch("/users/deputy", json={"role": "admin"}).is_success
+    again = deputy.post("/webhooks", json=body, headers={"Idempotency-Key": key})
+    assert (again.status_code, again.content) == (201, made.content)
 
 
 def test_a_request_that_was_refused_may_be_sent_again_with_its_key(service: Any, key: str) -> None:

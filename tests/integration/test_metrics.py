@@ -4,8 +4,12 @@ import csv
 import gzip
 import io
 import json
+import os
 import random
+import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID
 
@@ -333,6 +337,50 @@ def test_a_bad_question_is_refused_at_its_parameter(
     answer = service.http.get(f"{recorded.path}?{query}")
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
     assert [(error["loc"], error["code"]) for error in answer.json()["errors"]] == [(loc, code)]
+
+
+def _revoke(admin: Any, _name: str, token: str) -> Any:
+    return admin.delete(f"/tokens/{token.split('_')[1]}")
+
+
+def _disable(admin: Any, name: str, _token: str) -> Any:
+    return admin.patch(f"/users/{name}", json={"disabled": True})
+
+
+def _demote(admin: Any, name: str, _token: str) -> Any:
+    return admin.patch(f"/users/{name}", json={"role": "member"})
+
+
+@pytest.mark.parametrize(
+    ("lose_right", "status", "code"),
+    [(_revoke, 401, "unauthenticated"), (_disable, 401, "unauthenticated"), (_demote, 404, "job_not_found")],
+)
+def test_a_reader_that_waits_is_refused_as_soon_as_the_right_to_read_is_gone(
+    service: Any, running: Callable[..., Running], lose_right: Callable[..., Any], status: int, code: str
+) -> None:
+    job, name = running(), f"waiting{lose_right.__name__}".replace("_", "-")
+    token = service.new_user(name, role="admin")
+    with service.another_api(jobs_visible="own") as api, api.client(token) as client, ThreadPoolExecutor(1) as other:
+        waiting = other.submit(client.get, job.path, params={"after": 0, "wait": 30})
+        time.sleep(0.5)  # the request is on its way
+        assert lose_right(service.http, name, token).is_success
+        answer = waiting.result(timeout=20)  # nothing has happened to the job
+        assert (answer.status_code, answer.json()["code"]) == (status, code)
+
+
+def test_a_reader_whose_token_is_revoked_sees_no_epoch_that_comes_later(
+    service: Any, running: Callable[..., Running]
+) -> None:
+    job, token = running(), service.new_user("revoked")
+    with service.another_api() as api, api.client(token) as client, ThreadPoolExecutor(1) as other:
+        waiting = other.submit(client.get, job.path, params={"after": 0, "wait": 30})
+        time.sleep(0.5)  # the request is on its way
+        os.kill(api.pid, signal.SIGSTOP)  # it will hear of both at once
+        assert _revoke(service.http, "revoked", token).is_success
+        job.record(1)
+        os.kill(api.pid, signal.SIGCONT)
+        answer = waiting.result()
+        assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
 
 
 def test_a_reader_that_waits_gets_only_the_metrics_and_the_format_that_it_wants(

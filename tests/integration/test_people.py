@@ -263,7 +263,7 @@ def test_without_the_setting_nobody_is_anonymous(service: Any) -> None:
 def test_with_the_setting_whoever_sends_no_token_is_a_member_of_that_name(service: Any) -> None:
     with service.another_api(allow_anonymous=True) as api, api.client() as stranger:
         assert service.rows("SELECT count(*) AS n FROM users WHERE name = 'anonymous'") == [{"n": 0}]
-        me = stranger.get("/me").json()
+        me = stranger.get("/me", headers={"x-request-id": "first-stranger"}).json()
         assert (me["user"], me["role"], me["scopes"], me["token"]) == ("anonymous", "member", ["read", "write"], None)
         assert stranger.get("/users").json()["code"] == "admin_only"
         refused = stranger.post("/tokens", json={"name": "mine"})
@@ -279,6 +279,9 @@ def test_with_the_setting_whoever_sends_no_token_is_a_member_of_that_name(servic
             assert rebound.get("/me").status_code == 401
         service.http.patch("/users/anonymous", json={"disabled": True})
         assert api.settles(stranger, 401)
+    made = service.http.get("/audit", params={"subject": "user:anonymous", "action": "user.create"}).json()["items"]
+    told = [(entry["user"], entry["token"], entry["request_id"], entry["detail"]) for entry in made]
+    assert told == [("anonymous", None, "first-stranger", {"role": "member"})]
     assert service.rows("SELECT role FROM users WHERE name = 'anonymous'") == [{"role": "member"}]
 
 

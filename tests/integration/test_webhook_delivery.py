@@ -72,6 +72,27 @@ def test_what_fails_every_time_is_given_up_and_sent_again_when_asked(
     assert len({request.headers["webhook-id"] for request in receiver.requests}) == 1
 
 
+def test_a_message_about_the_lab_is_not_sent_again_for_who_is_no_longer_an_admin(service: Any, receiver: Any) -> None:
+    deputy = service.client(service.new_user("deputy", role="admin"))
+    body = {"url": receiver.url, "events": ["job.queued"], "scope": "lab"}
+    hook = deputy.post("/webhooks", json=body).headers["location"]
+    job_id = submit(service.http)
+    receiver.wait(1)
+    query = "SELECT * FROM deliveries WHERE job_id = %s"
+    deadline = time.monotonic() + 20
+    while (before := service.rows(query, job_id))[0]["status"] == "pending":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    audited = service.rows("SELECT count(*) AS n FROM audit WHERE action = 'webhook.redeliver'")
+    assert service.http.patch("/users/deputy", json={"role": "member"}).is_success
+    answer = deputy.post(f"{hook}/deliveries/{before[0]['id']}/redeliver")
+    assert (answer.status_code, answer.json()["code"]) == (403, "admin_only")
+    assert service.rows(query, job_id) == before, "it is not due again"
+    assert service.rows("SELECT count(*) AS n FROM audit WHERE action = 'webhook.redeliver'") == audited
+    assert len(receiver.requests) == 1
+    assert service.http.delete(hook).is_success
+
+
 @pytest.mark.parametrize("delivery_id", ["another's", "999999999", "x", "-1", "9" * 40, "\u0661"])
 def test_a_delivery_of_another_webhook_is_not_found(member: Any, hook_to: Any, receiver: Any, delivery_id: str) -> None:
     other, mine = hook_to(receiver.url), hook_to(receiver.url)
@@ -129,7 +150,7 @@ def test_what_is_given_up_holds_up_neither_its_job_nor_others(
 
 
 def test_ten_deliveries_given_up_in_a_row_disable_a_webhook(
-    member: Any, hook_to: Any, receiver: Any, answer_with: Any
+    member: Any, hook_to: Any, service: Any, receiver: Any, answer_with: Any
 ) -> None:
     receiver.answers = [answer_with(410)]
     hook = hook_to(receiver.url)
@@ -139,13 +160,18 @@ def test_ten_deliveries_given_up_in_a_row_disable_a_webhook(
     while (view := hook.view())["enabled"]:
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert view["disabled_reason"] == "10 deliveries in a row were given up. The last: The receiver answered 410."
+    reason = "10 deliveries in a row were given up. The last: The receiver answered 410."
+    assert view["disabled_reason"] == reason
     time.sleep(1.5)  # what had begun ends; nothing else is begun
     sent = len(receiver.requests)
     waiting = {delivery["id"] for delivery in hook.deliveries() if delivery["status"] == "pending"}
     assert sum(delivery["status"] == "failed" for delivery in hook.deliveries()) >= 10
     time.sleep(1.5)
     assert len(receiver.requests) == sent
+    params = {"subject": f"webhook:{view['id']}", "action": "webhook.disable"}
+    (entry,) = service.http.get("/audit", params=params).json()["items"]
+    assert (entry["user"], entry["token"], entry["detail"]) == (view["user"], None, {"reason": reason})
+    assert entry["request_id"] in {f"delivery-{delivery['id']}" for delivery in hook.deliveries()}
     receiver.answers = [answer_with(204)]
     view = member.patch(hook.path, json={"enabled": True}).json()
     assert (view["enabled"], view["disabled_reason"]) == (True, None)

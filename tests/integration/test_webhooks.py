@@ -241,6 +241,35 @@ def test_every_change_is_in_the_audit(member: Any, service: Any, receiver: Any) 
     assert secrets == [{"n": 0}]
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"enabled": True}, None),
+        ({"events": ["job.failed", "job.cancelled"]}, None),
+        ({"filter": {"tag": "hw4"}}, None),
+        ({"description": "mine"}, None),
+        ({"enabled": True, "filter": {"tag": "hw4"}, "description": "mine"}, None),
+        ({}, None),
+        ({"enabled": False}, {"enabled": False}),
+        ({"events": ["job.failed"]}, {"events": ["job.failed"]}),
+        ({"filter": {}}, {"tag": None}),
+        ({"enabled": True, "description": None}, {"description": None}),
+    ],
+    ids=str,
+)
+def test_a_change_is_in_the_audit_with_what_it_changed_and_none_that_changes_nothing(
+    member: Any, service: Any, change: dict[str, Any], told: dict[str, Any] | None
+) -> None:
+    made = make(
+        member, "https://hooks.lab.org/x", "job.cancelled", "job.failed", filter={"tag": "hw4"}, description="mine"
+    )
+    answer = member.patch(f"/webhooks/{made['id']}", json=change)
+    assert answer.status_code == 200, answer.text
+    query = "SELECT detail FROM audit WHERE subject = %s AND action = 'webhook.update'"
+    entries = service.rows(query, f"webhook:{made['id']}")
+    assert [entry["detail"] for entry in entries] == ([] if told is None else [told])
+
+
 def test_a_webhook_made_again_with_its_key_is_the_same_one(member: Any, service: Any) -> None:
     before = count(service, "webhooks")
     body = {"url": "https://hooks.lab.org/x", "events": ["job.failed"]}
@@ -248,6 +277,23 @@ def test_a_webhook_made_again_with_its_key_is_the_same_one(member: Any, service:
     assert again.content == first.content
     assert (again.headers["idempotency-replayed"], again.headers["cache-control"]) == ("true", "no-store")
     assert count(service, "webhooks") == before + 1
+
+
+@pytest.mark.parametrize("deleted_by", ["its user", "an admin"])
+def test_with_a_webhook_its_secret_is_gone_also_from_the_answer_that_was_kept(
+    member: Any, service: Any, deleted_by: str
+) -> None:
+    body = {"url": "https://hooks.lab.org/x", "events": ["job.failed"]}
+    made, other = (member.post("/webhooks", json=body, headers={"Idempotency-Key": key}) for key in ("gone", "stays"))
+    query = "SELECT key FROM idempotent_answers WHERE position(%s::bytea in body) > 0"
+    secrets = [answer.json()["secret"].encode() for answer in (made, other)]
+    assert [len(service.rows(query, secret)) for secret in secrets] == [1, 1]
+    client = member if deleted_by == "its user" else service.http
+    assert client.delete(made.headers["location"]).status_code == 204
+    assert [len(service.rows(query, secret)) for secret in secrets] == [0, 1]
+    again = member.post("/webhooks", json=body, headers={"Idempotency-Key": "gone"})
+    assert (again.status_code, again.headers.get("idempotency-replayed")) == (201, None)
+    assert again.json()["id"] != made.json()["id"], "a new one: there is no other to show"
 
 
 def test_a_change_of_status_does_not_fail_over_a_webhook_that_is_being_deleted(member: Any, service: Any) -> None:

@@ -59,6 +59,38 @@ def rows() -> Callable[..., DeviceSplit]:
 
 
 @pytest.fixture(scope="session")
+def drawing_network() -> dict[str, Any]:
+    """Describe a small network for pictures that draws random numbers and keeps statistics while it is trained."""
+    layers: list[dict[str, Any]] = [
+        {"kind": "conv2d", "out_channels": 6, "kernel_size": 3},
+        {"kind": "batch_norm2d"},
+        {"kind": "relu"},
+        {"kind": "dropout2d", "probability": 0.2},
+        {"kind": "max_pool2d"},
+        {"kind": "flatten"},
+        {"kind": "linear", "out_features": 16},
+        {"kind": "tanh"},
+        {"kind": "dropout", "probability": 0.4},
+        {"kind": "linear", "out_features": 10},
+    ]
+    return {"name": "sequential", "layers": layers}
+
+
+@pytest.fixture(scope="session")
+def exactly() -> Callable[[Any], Any]:
+    """How two saved states are compared: everything in them but the times, with each tensor as its bytes."""
+
+    def flat(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return (tuple(value.shape), str(value.dtype), value.detach().contiguous().numpy().tobytes())
+        if isinstance(value, dict):
+            return {key: flat(item) for key, item in value.items() if key not in {"seconds", "train_seconds"}}
+        return [flat(item) for item in value] if isinstance(value, list) else value
+
+    return flat
+
+
+@pytest.fixture(scope="session")
 def job() -> Callable[..., JobSpec]:
     """Make a resolved spec with seed 7; what is named beyond the network is a field of its training."""
 

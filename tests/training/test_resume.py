@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from models.spec import JobSpec
 from worker import checkpoints
@@ -28,23 +27,10 @@ from worker.training.state import TrainState
 MakeSplit = Callable[..., DeviceSplit]
 MakeJob = Callable[..., JobSpec]
 Fresh = Callable[[JobSpec], TrainState]
+Exactly = Callable[[Any], Any]
+Plain = Callable[[TrainState], dict[str, Any]]
 
 EPOCHS = 5
-NETWORK: dict[str, Any] = {
-    "name": "sequential",
-    "layers": [
-        {"kind": "conv2d", "out_channels": 6, "kernel_size": 3},
-        {"kind": "batch_norm2d"},
-        {"kind": "relu"},
-        {"kind": "dropout2d", "probability": 0.2},
-        {"kind": "max_pool2d"},
-        {"kind": "flatten"},
-        {"kind": "linear", "out_features": 16},
-        {"kind": "tanh"},
-        {"kind": "dropout", "probability": 0.4},
-        {"kind": "linear", "out_features": 10},
-    ],
-}
 
 
 @dataclass
@@ -100,8 +86,8 @@ EVERYTHING: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module", params=[PLAIN, EVERYTHING], ids=["plain", "everything"])
-def spec(request: pytest.FixtureRequest, job: MakeJob) -> JobSpec:
-    return job(NETWORK, epochs=EPOCHS, batch_size=24, **request.param)
+def spec(request: pytest.FixtureRequest, job: MakeJob, drawing_network: dict[str, Any]) -> JobSpec:
+    return job(drawing_network, epochs=EPOCHS, batch_size=24, **request.param)
 
 
 @pytest.fixture
@@ -109,24 +95,14 @@ def workplace(tmp_path: Path, pictures: MakeSplit, spec: JobSpec, fresh: Fresh) 
     return Workplace(spec, pictures(100), pictures(30, seed=1), tmp_path / "artifacts", fresh)
 
 
-def plain(state: TrainState) -> dict[str, Any]:
-    """Return everything in a state but the times, with each tensor as its bytes."""
-
-    def flatten(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return (tuple(value.shape), str(value.dtype), value.detach().contiguous().numpy().tobytes())
-        if isinstance(value, dict):
-            return {key: flatten(item) for key, item in value.items() if key not in {"seconds", "train_seconds"}}
-        if isinstance(value, list):
-            return [flatten(item) for item in value]
-        return value
-
-    flat: dict[str, Any] = flatten(state.state_dict())
-    return flat
+@pytest.fixture(scope="module")
+def plain(exactly: Exactly) -> Plain:
+    """How a state is compared."""
+    return lambda state: exactly(state.state_dict())
 
 
 @pytest.fixture(scope="module")
-def unbroken(pictures: MakeSplit, spec: JobSpec, fresh: Fresh) -> dict[str, Any]:
+def unbroken(pictures: MakeSplit, spec: JobSpec, fresh: Fresh, plain: Plain) -> dict[str, Any]:
     state = fresh(spec)
     assert len(list(fit(state, spec.training, pictures(100), pictures(30, seed=1)))) == EPOCHS
     return plain(state)
@@ -155,7 +131,7 @@ def test_what_is_compared_covers_weights_momentum_statistics_generators_and_hist
 
 @pytest.mark.parametrize("spec", [EVERYTHING], indirect=True)
 def test_what_is_compared_covers_moments_loss_scaling_draws_and_the_best_epoch(
-    unbroken: dict[str, Any], spec: JobSpec, fresh: Fresh
+    unbroken: dict[str, Any], spec: JobSpec, fresh: Fresh, plain: Plain
 ) -> None:
     assert all({"step", "exp_avg", "exp_avg_sq"} == set(buffers) for buffers in unbroken["optimizer"]["state"].values())
     untouched = plain(fresh(spec))
@@ -168,9 +144,9 @@ def test_what_is_compared_covers_moments_loss_scaling_draws_and_the_best_epoch(
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop"])
 def test_a_checkpoint_of_a_gpu_goes_on_with_the_options_of_a_cpu(
-    job: MakeJob, fresh: Fresh, pictures: MakeSplit, optimizer: str
+    job: MakeJob, fresh: Fresh, pictures: MakeSplit, optimizer: str, drawing_network: dict[str, Any]
 ) -> None:
-    spec = job(NETWORK, epochs=2, optimizer={"name": optimizer})
+    spec = job(drawing_network, epochs=2, optimizer={"name": optimizer})
     there, here = fresh(spec), fresh(spec)
     next(fit(there, spec.training, pictures(100), None))
     saved = there.state_dict()
@@ -183,7 +159,7 @@ def test_a_checkpoint_of_a_gpu_goes_on_with_the_options_of_a_cpu(
 
 @pytest.mark.parametrize("stop", range(1, EPOCHS + 1))
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(
-    workplace: Workplace, unbroken: dict[str, Any], stop: int
+    workplace: Workplace, unbroken: dict[str, Any], stop: int, plain: Plain
 ) -> None:
     saved = workplace.train_to(workplace.fresh(workplace.spec), stop, attempt=1)
     state = workplace.resume(saved)
@@ -192,7 +168,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
 
 
 def test_a_run_that_was_stopped_after_every_epoch_ends_as_one_that_was_not(
-    workplace: Workplace, unbroken: dict[str, Any]
+    workplace: Workplace, unbroken: dict[str, Any], plain: Plain
 ) -> None:
     state = workplace.fresh(workplace.spec)
     for epoch in range(1, EPOCHS + 1):
@@ -217,6 +193,7 @@ def test_a_newest_checkpoint_that_cannot_be_trusted_is_passed_over_for_the_one_b
     unbroken: dict[str, Any],
     harm: Callable[[Path], None],
     capsys: pytest.CaptureFixture[str],
+    plain: Plain,
 ) -> None:
     saved = workplace.train_to(workplace.fresh(workplace.spec), 4, attempt=1)
     harm(workplace.artifacts / saved[0].file)

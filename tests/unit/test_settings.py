@@ -1,5 +1,6 @@
 """The settings: which databases are refused outside development, and that nothing changes after the start."""
 
+from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
@@ -63,6 +64,23 @@ def test_an_api_that_others_reach_does_not_start_without_tokens(monkeypatch: pyt
     line = str(refused.value)
     assert line.startswith("settings: ")
     assert "TRAINYARD_ALLOW_ANONYMOUS" in line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize("content", [None, "", "-----BEGIN CERTIFICATE-----\nno\n-----END CERTIFICATE-----\n"])
+def test_an_api_does_not_start_without_the_certificates_that_it_is_to_trust(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str | None
+) -> None:
+    file = tmp_path / "lab.pem"
+    if content is not None:
+        file.write_text(content)
+    monkeypatch.setenv("DATABASE_URL", GOOD)
+    monkeypatch.setenv("TRAINYARD_WEBHOOK_CA_FILE", str(file))
+    with pytest.raises(SystemExit) as refused:
+        read_settings(ApiSettings)
+    line = str(refused.value)
+    assert "TRAINYARD_WEBHOOK_CA_FILE" in line
+    assert str(file) in line
     assert "\n" not in line
 
 

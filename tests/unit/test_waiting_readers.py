@@ -27,10 +27,14 @@ def test_news_that_comes_during_a_read_leads_to_another_read(monkeypatch: pytest
         news.heard(str(JOB))  # the row changed after this read's snapshot was taken
         return Standing(JOB, owner=JOB, status=status, attempt=0, revision=0, last_epoch=None)
 
+    async def still_allowed(request: Any) -> None:
+        pass
+
     monkeypatch.setattr(routes, "_standing", read)
+    monkeypatch.setattr(routes, "caller_now", still_allowed)
     services: Any = SimpleNamespace(news=news)
-    caller: Any = None
-    standing = asyncio.run(routes._standing_when_new(services, caller, QUESTION, wait=1))
+    nobody: Any = None
+    standing = asyncio.run(routes._standing_when_new(nobody, services, nobody, QUESTION, wait=1))
     assert standing.status == Status.CANCELLED
     assert statuses == []
     assert not news._waiting, "nobody waits any more"

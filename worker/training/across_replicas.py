@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from models.across_seeds import figure_of
-from models.result import EpochMetrics, ReplicaCurve, ReplicaCurves, ReplicaEpoch, ReplicaFigure
+from models.replicas import ReplicaCurve, ReplicaCurves, ReplicaEpoch, ReplicaFigure
+from models.result import EpochMetrics
 
 
 def combine(epochs: Sequence[EpochMetrics]) -> EpochMetrics:

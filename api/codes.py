@@ -1,4 +1,4 @@
-"""Every error code, its status and meaning, and how routes document it; `python -m api.codes` prints the table."""
+"""Every error code, its status and meaning, and how routes document it; `python -m api.codes` prints the tables."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -39,8 +39,8 @@ _WEB = (
     Code("invalid_request", 422, "A parameter of the query or a header is wrong; `errors` names it."),
     Code("invalid_value", 422, "The database cannot store a value of this request."),
     Code("invalid_event_id", 422, "`Last-Event-ID` names no event of this stream."),
-    Code("idempotency_key_reused", 422, "The key was sent with another request before."),
-    Code("rate_limited", 429, "The token's rate limit is used up; `Retry-After` says for how long."),
+    Code("idempotency_key_reused", 422, "The key was sent with another request, or with other rights, before."),
+    Code("rate_limited", 429, "The token's rate limit is used up, or 16 long checks of the user's are in line; `Retry-After` says for how long."),
     Code("headers_too_large", 431, "Request line and headers have more bytes than the service takes."),
     Code("internal_error", 500, "An unexpected error, which has been logged under the request's id."),
     Code("database_unavailable", 503, "The database does not answer; try again."),
@@ -55,6 +55,41 @@ def _all() -> dict[str, Code]:
 
 
 CODES = _all()
+
+
+# The codes of single fields, beside those that pydantic itself has.
+FIELD_CODES = {
+    "conflict": "This field and another exclude each other, or one needs the other.",
+    "datetime_format": "This is not a time with a date and a zone, as `2027-02-28T12:00:00Z` is.",
+    "double_softmax": "The network ends in a softmax, which the loss applies itself.",
+    "duplicate": "The same value stands in the list twice.",
+    "file_name": "This is not the name of one file or folder, without slashes and without a dot at its beginning.",
+    "invalid_cursor": "`after` is not the `next` of a page of this list, in this order.",
+    "layer_does_not_fit": "The layer cannot take what comes from the one before it, or the last one's output is wrong.",
+    "memory_exceeded": "A training step needs more memory than any GPU has.",
+    "network_does_not_fit": "The network cannot take samples of this shape.",
+    "network_too_large": "The network has more layers, parameters or values than the service takes.",
+    "no_such_entry": "The path of a parameter leads to an entry that the list does not have.",
+    "not_compared": "A score is to be compared with a number.",
+    "object_type": "This is to be an object.",
+    "overlap": "Of two parameters of a sweep one lies inside the other.",
+    "padded_text": "The text begins or ends with a space.",
+    "range": "`low`, `high` and `step` of a range do not go together.",
+    "repeated": "This was sent more than once, and is taken once.",
+    "too_many_conditions": "The list has more conditions than a request may have.",
+    "too_many_fields": "More fields are asked for than a request may name.",
+    "unknown_event": "There is no event of this name.",
+    "unknown_field": "There is no field of this name.",
+    "unknown_filter": "There is no filter of this name.",
+    "unknown_metric": "There is no metric of this name.",
+    "unknown_parameter": "The query takes no parameter of this name.",
+    "unknown_recipe": "There is no recipe of this name.",
+    "unknown_sort": "There is no order of this name.",
+    "unprintable_text": "The text holds a control character, or what is no character.",
+    "unsupported_header": "This route does not take the header.",
+    "url_format": "This is not a URL as the service takes it.",
+    "validation_split": "This is not 0, a fraction from 0.001 to 0.9, or `test`.",
+}
 
 
 def answers(*names: str) -> Responses:
@@ -81,6 +116,12 @@ def table(codes: Iterable[Code] = CODES.values()) -> str:
     return "\n".join(["| Status | Code | Meaning |", "|---|---|---|", *rows])
 
 
+def field_table() -> str:
+    """Return the codes of fields as a Markdown table."""
+    rows = [f"| `{name}` | {meaning} |" for name, meaning in FIELD_CODES.items()]
+    return "\n".join(["| Code of a field | Meaning |", "|---|---|", *rows])
+
+
 _FIELDS = {
     "invalid_spec": [FieldError("training.epochs", "Input should be greater than or equal to 1", "greater_than_equal")],
     "invalid_request": [FieldError("limit", "Input should be less than or equal to 100", "less_than_equal")],
@@ -94,4 +135,4 @@ def _example(code: Code) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(table())
+    print(table(), field_table(), sep="\n\n")

@@ -26,7 +26,9 @@ _CACHE = (b"cache-control", b"private, no-cache")
 
 
 class Envelope:
-    """ASGI middleware around the whole application; it adds headers and never touches a body.
+    """ASGI middleware around the whole application; it adds headers, and never touches a body but to leave it out.
+
+    HEAD is answered as GET is, without the body; a stream has then ended, as for a reader who goes away.
 
     `request.state.request_id` is the id; what a route puts into `request.state.extra_headers` is sent with any answer.
     """
@@ -41,6 +43,7 @@ class Envelope:
             await self._app(scope, receive, send)
             return
         request_id = request_id_of(scope["headers"])
+        is_head = scope["method"] == "HEAD"
         extra: list[tuple[bytes, bytes]] = []
         scope.setdefault("state", {}).update(request_id=request_id, extra_headers=extra)
 
@@ -52,10 +55,14 @@ class Envelope:
                     headers.append(_CACHE)
                 headers.append((b"content-security-policy", _PAGE_POLICY if _is_page(scope) else _POLICY))
                 message["headers"] = headers
+            elif is_head:
+                return
             await send(message)
+            if is_head:
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
-            await self._app(scope, receive, send_with_headers)
+            await self._app({**scope, "method": "GET"} if is_head else scope, receive, send_with_headers)
 
 
 def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:

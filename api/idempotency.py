@@ -3,7 +3,8 @@
 The answer is stored in the transaction of the change, so there is one exactly if the change was committed: nothing is
 left to tidy after a crash, and a request that was refused may be sent again. A lock that ends with the transaction
 keeps a second request with the key away meanwhile. A route takes part with `route_class=IdempotentRoute` on its router
-and `dependencies=[IDEMPOTENT]` on itself; the answer must be a success that it returns at once, not a stream.
+and `dependencies=[IDEMPOTENT]` on itself; the answer must be a success that it returns at once, not a stream. Where the
+body takes long to check, a parameter made by `idempotent_after` takes the place of IDEMPOTENT: no connection waits.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.access.caller import Caller, WriterDep
-from api.problems import ProblemError
+from api.problems import ProblemError, bad_header
 from api.services import ServicesDep, SessionDep
 from api.statements import Connection
 from api.strict_json import StrictRoute
@@ -51,18 +52,58 @@ class IdempotentRoute(StrictRoute):
 
 
 @dataclass(frozen=True)
-class _Pending:
-    """A request that holds its key's lock, and is answered for the first time."""
+class _Keyed:
+    """A request with a key."""
 
-    session: AsyncSession
     user_id: UUID
     key: str
     fingerprint: bytes
 
+    async def lock(self, session: AsyncSession) -> None:
+        """Keep other requests with this key away until the transaction ends; raise ProblemError (409) where one is."""
+        if not await session.scalar(select(func.pg_try_advisory_xact_lock(self._lock_number))):
+            raise ProblemError(
+                409,
+                "idempotency_in_flight",
+                "A request with this Idempotency-Key is being answered right now.",
+                {"Retry-After": str(_RETRY_AFTER_SECONDS)},
+            )
+
+    async def check_is_first(self, session: AsyncSession) -> None:
+        """Raise _AnsweredBefore, or ProblemError (422) where the key was sent with another request."""
+        before = await session.scalar(
+            select(IdempotentAnswer).where(
+                IdempotentAnswer.user_id == self.user_id, IdempotentAnswer.key == self.key, is_kept()
+            )
+        )
+        if before is None:
+            return
+        if before.fingerprint == self.fingerprint:
+            raise _AnsweredBefore(before)
+        raise ProblemError(
+            422,
+            "idempotency_key_reused",
+            "This Idempotency-Key was sent with another request, or with other rights: use a new one.",
+        )
+
+    @property
+    def _lock_number(self) -> int:
+        """64 bits of a digest: two keys that share them would only wait for each other."""
+        digest = hashlib.sha256(self.user_id.bytes + self.key.encode()).digest()
+        return int.from_bytes(digest[:8], signed=True)
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A request that holds its key's lock, and is answered for the first time."""
+
+    session: AsyncSession
+    keyed: _Keyed
+
     async def store(self, response: Response) -> None:
         """Add the answer to the transaction of the change; an expired one gives way."""
         answer = {
-            "fingerprint": self.fingerprint,
+            "fingerprint": self.keyed.fingerprint,
             "status": response.status_code,
             "media_type": response.headers["content-type"],
             "location": response.headers.get("location"),
@@ -70,7 +111,7 @@ class _Pending:
         }
         await self.session.execute(
             insert(IdempotentAnswer)
-            .values(user_id=self.user_id, key=self.key, **answer)
+            .values(user_id=self.keyed.user_id, key=self.keyed.key, **answer)
             .on_conflict_do_update(
                 index_elements=["user_id", "key"], set_=answer | {"created_at": func.clock_timestamp()}
             )
@@ -83,10 +124,9 @@ class _AnsweredBefore(Exception):
         self.answer = answer
 
 
-async def _first_or_again(
+async def _keyed(
     request: Request,
     caller: WriterDep,
-    session: SessionDep,
     idempotency_key: Annotated[
         str | None,
         Header(
@@ -98,38 +138,55 @@ async def _first_or_again(
             "answered as the first time, and changes nothing.",
         ),
     ] = None,
-) -> None:
-    """Lock the key until the transaction ends, and raise _AnsweredBefore where the request has been answered."""
+) -> _Keyed | None:
     if idempotency_key is None:
-        return
+        return None
     if len(request.headers.getlist("idempotency-key")) > 1:
-        raise ProblemError(422, "invalid_request", "Send one Idempotency-Key, not several.")
-    pending = _Pending(session, caller.user_id, idempotency_key, await _fingerprint(request, caller))
-    if not await session.scalar(select(func.pg_try_advisory_xact_lock(_lock_number(pending)))):
-        raise ProblemError(
-            409,
-            "idempotency_in_flight",
-            "A request with this Idempotency-Key is being answered right now.",
-            {"Retry-After": str(_RETRY_AFTER_SECONDS)},
-        )
+        raise bad_header("Idempotency-Key", "Send one, not several", "repeated")
+    return _Keyed(caller.user_id, idempotency_key, await _fingerprint(request, caller))
+
+
+_KeyedDep = Annotated[_Keyed | None, Depends(_keyed)]
+
+
+async def _first_or_again(request: Request, keyed: _KeyedDep, session: SessionDep) -> None:
+    """Lock the key until the transaction ends, and raise _AnsweredBefore where the request has been answered."""
+    if keyed is None:
+        return
+    await keyed.lock(session)
     # A statement of its own, after the lock: it sees what the request before us has committed.
-    before = await session.scalar(
-        select(IdempotentAnswer).where(
-            IdempotentAnswer.user_id == pending.user_id, IdempotentAnswer.key == pending.key, is_kept()
-        )
-    )
-    if before is None:
-        request.state.idempotent = pending
-    elif before.fingerprint == pending.fingerprint:
-        raise _AnsweredBefore(before)
-    else:
-        raise ProblemError(
-            422, "idempotency_key_reused", "This Idempotency-Key was sent with another request: use a new one."
-        )
+    await keyed.check_is_first(session)
+    request.state.idempotent = _Pending(session, keyed)
 
 
 # For the `dependencies` of a route.
 IDEMPOTENT = Depends(_first_or_again)
+
+
+async def _not_known_as_answered(keyed: _KeyedDep, services: ServicesDep) -> None:
+    """Raise _AnsweredBefore where a look without a lock, at a connection given back at once, finds the answer."""
+    if keyed is not None:
+        async with services.read_sessions() as session:
+            await keyed.check_is_first(session)
+
+
+def idempotent_after(check: Callable[..., Coroutine[Any, Any, Any]]) -> Any:
+    """Return the `Depends` of a parameter: what `check`, itself a dependency, has made of the request.
+
+    It is called where the key is not known, and before the key is locked, for which a connection is needed.
+    """
+
+    async def checked_then_locked(
+        request: Request,
+        _: Annotated[None, Depends(_not_known_as_answered)],
+        checked: Annotated[Any, Depends(check)],
+        keyed: _KeyedDep,
+        session: SessionDep,
+    ) -> Any:
+        await _first_or_again(request, keyed, session)
+        return checked
+
+    return Depends(checked_then_locked)
 
 
 async def _statement(request: Request, services: ServicesDep, session: SessionDep) -> AsyncIterator[Connection]:
@@ -159,12 +216,6 @@ async def _fingerprint(request: Request, caller: Caller) -> bytes:
     rights = f"{caller.role} {' '.join(sorted(caller.scopes))}\n".encode()
     target = b"%b %b?%b\n" % (request.method.encode(), request.scope["raw_path"], request.scope["query_string"])
     return hashlib.sha256(rights + target + await request.body()).digest()
-
-
-def _lock_number(pending: _Pending) -> int:
-    """Return 64 bits of a digest: two keys that share them would only wait for each other."""
-    digest = hashlib.sha256(pending.user_id.bytes + pending.key.encode()).digest()
-    return int.from_bytes(digest[:8], signed=True)
 
 
 def _replay(answer: IdempotentAnswer) -> Response:

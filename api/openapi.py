@@ -62,10 +62,20 @@ def completed(document: dict[str, Any]) -> dict[str, Any]:
     components["headers"] = _HEADERS
     for name in ("HTTPValidationError", "ValidationError"):
         components["schemas"].pop(name, None)
+    for schema in components["schemas"].values():
+        for field in schema.get("properties", {}).values():
+            _put_default_into_words(field)
     for item in document["paths"].values():
         for operation in item.values():
             _complete(operation)
     return document
+
+
+def _put_default_into_words(field: dict[str, Any]) -> None:
+    """Say in a sentence what a field is by default where that is an object: generators of clients give up on it."""
+    if isinstance(field.get("default"), dict):
+        told = f"By default `{json.dumps(field.pop('default'))}`."
+        field["description"] = f"{field['description']} {told}" if "description" in field else told
 
 
 def _complete(operation: dict[str, Any]) -> None:
@@ -105,12 +115,7 @@ def _add_headers(operation: dict[str, Any]) -> None:
         # Whoever is nobody has no limit, and what is no request is not counted.
         if "security" in operation and status not in ("400", "401", "408", "431"):
             names += _RATE_LIMITS
-        names += {
-            "401": ["WWW-Authenticate"],
-            "409": ["Retry-After"],
-            "429": ["Retry-After"],
-            "503": ["Retry-After"],
-        }.get(status, [])
+        names += _OF_STATUS.get(status, ())
         if is_idempotent and status.startswith("2"):
             names.append("Idempotency-Replayed")
         answer["headers"] = answer.get("headers", {}) | {

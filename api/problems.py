@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel
-from sqlalchemy.exc import DataError, DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
@@ -80,6 +80,11 @@ STATUS_OF: dict[type[errors.TrainyardError], int] = {
     errors.TooManyWebhooks: 409,
 }
 
+# SQLSTATEs. A statement that is too much for Postgres is our mistake, though drivers call it operational; that a
+# transaction took too long and was ended is none, though they call it internal.
+_PROGRAM_LIMIT = "54"
+_ENDED = ("25P03", "25P04")
+
 _CODE_OF_STATUS = {404: "not_found", 405: "method_not_allowed"}  # of those that the framework itself raises
 
 
@@ -88,11 +93,16 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(errors.TrainyardError, _domain_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(DataError, _data_error)
-    app.add_exception_handler(DBAPIError, _database_error)
-    app.add_exception_handler(PoolTimeout, _database_error)
-    app.add_exception_handler(psycopg.OperationalError, _database_error)
+    for data_error in (DataError, psycopg.DataError):
+        app.add_exception_handler(data_error, _data_error)
+    for database_error in (DBAPIError, psycopg.Error, PoolTimeout):
+        app.add_exception_handler(database_error, _database_error)
     app.add_exception_handler(Exception, _unexpected_error)
+
+
+def bad_header(name: str, message: str, code: str) -> RequestValidationError:
+    """Return the error that refuses a header: a sentence about it and a stable code."""
+    return RequestValidationError([{"loc": ("header", name), "msg": message, "type": code}])
 
 
 def problem(
@@ -144,10 +154,11 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 def _allowed_methods(request: Request) -> str:
-    """Return all methods of a path; the framework names those of the first of its routes alone."""
+    """Return all methods of a path; the framework names those of the first of its routes alone, and HEAD of none."""
     routes = (context.original_route for context in iter_route_contexts(request.app.routes))
     here = [route for route in routes if isinstance(route, Route) and route.path_regex.match(request.scope["path"])]
-    return ", ".join(sorted({method for route in here for method in route.methods or ()}))
+    methods = {method for route in here for method in route.methods or ()}
+    return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
 
 
 async def _data_error(request: Request, error: Exception) -> Response:
@@ -155,8 +166,19 @@ async def _data_error(request: Request, error: Exception) -> Response:
 
 
 async def _database_error(request: Request, error: Exception) -> Response:
-    log.warning("database_error", path=request.url.path, detail=str(error).splitlines()[0])
+    if not _is_away(error):
+        return await _unexpected_error(request, error)
+    log.warning("database_error", path=request.url.path, detail=str(error).partition("\n")[0])
     return problem(503, "database_unavailable", "The database does not answer.", headers={"Retry-After": "1"})
+
+
+def _is_away(error: Exception) -> bool:
+    """Tell whether the database could not do what it was asked to, but may another time; else the mistake is ours."""
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    state = str(getattr(error.orig if isinstance(error, DBAPIError) else error, "sqlstate", None))
+    operational = (OperationalError, InterfaceError, psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout)
+    return state in _ENDED or (isinstance(error, operational) and not state.startswith(_PROGRAM_LIMIT))
 
 
 async def _unexpected_error(request: Request, error: Exception) -> Response:

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from api.access.known_tokens import KnownTokens
 from api.access.rate_limits import RateLimits
+from api.checks import Checks
 from api.jobs.texts import JobTexts
 from api.metrics.answers import Answers
 from api.news import News
@@ -39,6 +40,7 @@ class Services:
     texts: JobTexts = field(default_factory=JobTexts)
     # One at a time: two threads that compute would take the interpreter from all other requests.
     comparing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    checks: Checks = field(default_factory=Checks)
 
     def end_waiting(self) -> None:
         """Let all requests that wait for news, and all streams, end now: the process stops."""

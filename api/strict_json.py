@@ -16,7 +16,10 @@ MAX_DEPTH = 32
 
 
 class StrictRoute(APIRoute):
-    """A guarded route whose JSON body is read by the rules of this module, once it is known who sends it."""
+    """A guarded route whose JSON body is read by the rules of this module, once it is known who sends it.
+
+    One that takes no body has nothing to say of what is sent as one, but for its size.
+    """
 
     max_body_bytes = MAX_BODY_BYTES
 
@@ -26,25 +29,15 @@ class StrictRoute(APIRoute):
 
         async def strict(request: Request) -> Response:
             await authenticated(request)  # before anything that a stranger sent is read
-            strictly = _StrictRequest(request.scope, request.receive)
+            reads_body = _StrictRequest if self.body_field is not None else _BoundedRequest
+            strictly = reads_body(request.scope, request.receive)
             await strictly.read_bounded(self.max_body_bytes)
             return await handler(strictly)
 
         return strict
 
 
-class _StrictRequest(Request):
-    async def body(self) -> bytes:
-        content = await super().body()
-        media_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
-        encoding = self.headers.get("content-encoding", "identity").strip().lower()
-        if content and (media_type != "application/json" or encoding != "identity"):
-            raise ProblemError(415, "unsupported_media_type", "Send the body as application/json, not compressed.")
-        return content
-
-    async def json(self) -> Any:
-        return parse(await self.body())
-
+class _BoundedRequest(Request):
     async def read_bounded(self, limit: int) -> None:
         """Read the body, whether or not the route has a use for it; raise ProblemError (413) beyond `limit` bytes."""
         # FastAPI's own limit answers in plain text, past every handler; ours is a problem like all others.
@@ -63,6 +56,19 @@ class _StrictRequest(Request):
         except ClientDisconnect:
             raise ProblemError(400, "malformed_request", "The body ended early.") from None  # for the log alone
         self._body = bytes(content)
+
+
+class _StrictRequest(_BoundedRequest):
+    async def body(self) -> bytes:
+        content = await super().body()
+        media_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        encoding = self.headers.get("content-encoding", "identity").strip().lower()
+        if content and (media_type != "application/json" or encoding != "identity"):
+            raise ProblemError(415, "unsupported_media_type", "Send the body as application/json, not compressed.")
+        return content
+
+    async def json(self) -> Any:
+        return parse(await self.body())
 
 
 def parse(content: bytes) -> Any:

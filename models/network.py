@@ -214,23 +214,33 @@ def _follow_residual(layer: Residual, shape: Shape, path: Path, applied: int) ->
     """Return the residual in its place, and the largest activations inside of it."""
     if layer.share_weights:
         applied *= layer.repeat
-    chains: list[NetworkSummary] = []
-    reached = shape
-    for _ in range(1 if layer.share_weights else layer.repeat):
-        chains.append(_repetition(layer, reached, path, applied))
-        reached = chains[-1].output_shape
+    chains = list(_repetitions(layer, shape, path, applied))
     place = LayerSummary(
         index=path[-1],
         loc=_loc(path),
         kind=layer.kind,
         input_shape=shape,
-        output_shape=reached,
-        parameters=sum(chain.parameters for chain in chains),
-        macs=sum(chain.macs for chain in chains),
+        output_shape=chains[-1][0].output_shape,
+        parameters=sum(chain.parameters * times for chain, times in chains),
+        macs=sum(chain.macs * times for chain, times in chains),
         applied=applied,
-        layers=chains[0].layers,
+        layers=chains[0][0].layers,
     )
-    return place, max(chain.largest_activations for chain in chains)
+    return place, max(chain.largest_activations for chain, _ in chains)
+
+
+def _repetitions(layer: Residual, shape: Shape, path: Path, applied: int) -> Iterator[tuple[NetworkSummary, int]]:
+    """Yield each repetition that differs from the one before it, and how often it stands there in a row.
+
+    They are few, however many were asked for: one that keeps its shape is followed by its like, and one that changes
+    it has a projection, which halves the map or is the only one to change the channels.
+    """
+    left = 1 if layer.share_weights else layer.repeat
+    while left:
+        chain = _repetition(layer, shape, path, applied)
+        times = left if chain.output_shape == shape else 1
+        yield chain, times
+        shape, left = chain.output_shape, left - times
 
 
 def _repetition(layer: Residual, shape: Shape, path: Path, applied: int) -> NetworkSummary:

@@ -1,6 +1,7 @@
 """The job spec: what a person may ask for, every default, and the checks that need more than one field."""
 
 import secrets
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -52,12 +53,15 @@ class JobSpec(Strict):
         except NetworkTooLarge as error:
             raise InvalidSpec([FieldError("network", str(error), error.code)]) from None
 
-    def resolved(self) -> "JobSpec":
-        """Return the spec with a seed chosen where none was given; raise InvalidSpec for what cannot be run."""
+    def resolved(self, summary_of: Callable[["JobSpec"], NetworkSummary | None] = summary) -> "JobSpec":
+        """Return the spec with a seed chosen where none was given; raise InvalidSpec for what cannot be run.
+
+        `summary_of` gives what `summary` does, for who has it already.
+        """
         conflicts = list(self.training.conflicts(self.dataset))
         if conflicts:
             raise InvalidSpec(conflicts)
-        if (summary := self.summary()) is not None:
+        if (summary := summary_of(self)) is not None:
             refuse_what_no_gpu_holds(summary, self.training, self.dataset)
         seed = self.training.seed if self.training.seed is not None else secrets.randbits(_CHOSEN_SEED_BITS)
         return self.model_copy(update={"training": self.training.model_copy(update={"seed": seed})})

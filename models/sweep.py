@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import JSON, CheckConstraint, ForeignKey, Index, text
+from sqlalchemy import JSON, CheckConstraint, Computed, ForeignKey, Index, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base, DatabaseTime, Key
@@ -37,6 +37,13 @@ class Sweep(Base):
     # json, not jsonb: points are drawn in the order of the parameters as they were sent.
     request: Mapped[dict[str, Any]] = mapped_column(JSON())
     points: Mapped[int]  # how many there are to be
+    # For lists: a request may have a megabyte of points, which is not to be read, let alone checked, to show these.
+    objective: Mapped[str] = mapped_column(Computed("request ->> 'objective'", persisted=True))
+    direction: Mapped[str] = mapped_column(Computed("request ->> 'direction'", persisted=True))
+    max_concurrent: Mapped[int] = mapped_column(Computed("(request ->> 'max_concurrent')::integer", persisted=True))
+    early_stop: Mapped[dict[str, Any] | None] = mapped_column(
+        JSON(), Computed("request -> 'early_stop'", persisted=True)
+    )
     created_at: Mapped[DatabaseTime]
     cancelled_at: Mapped[datetime | None] = mapped_column(default=None)
     ended_at: Mapped[datetime | None] = mapped_column(default=None)

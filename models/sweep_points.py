@@ -1,52 +1,27 @@
-"""From a sweep to the job specs of its points, and the checks of every point that is known at submit."""
+"""The checks of a sweep at submit: every point that is known, and its errors named where they stand in the request."""
 
-import copy
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice, product
 from typing import Any
 
-from pydantic import JsonValue, ValidationError
-
 from models.errors import FieldError, InvalidSpec
-from models.recipes import expand
+from models.point_specs import MAX_CHECKED_CHARACTERS, PointSpecs, TooMuchToCheck, spec_of, with_value
 from models.spec import JobSpec
 from models.sweep_spec import Bayesian, Grid, Point, PointList, Random, SweepSpec, as_text
-from models.validation import error_code, field_path
 
 _CHOSEN_SEED_BITS = 31
 _SEED = "training.seed"
 _UNKNOWN = ("extra_forbidden", "unknown_field")
 _RANGES = "parameters.ranges"
 _MOST_ERRORS = 20
-_MOST_NAME = 180  # characters, which leaves room for the number of the point
-
-
-def spec_of(sent: Mapping[str, JsonValue], point: Mapping[str, JsonValue]) -> JobSpec:
-    """Return the job spec of a point: what `POST /jobs` makes of `sent` with the point's fields set in it.
-
-    Raises InvalidSpec with the fields as they are called in a job spec.
-    """
-    changed: Any = copy.deepcopy(dict(sent))
-    for path, value in point.items():
-        _set(changed, path.split("."), copy.deepcopy(value))
-    expanded = expand(changed)
-    try:
-        return JobSpec.model_validate(expanded).resolved()
-    except ValidationError as error:
-        fields = [
-            FieldError(field_path(entry, entry["loc"], expanded), entry["msg"], error_code(entry))
-            for entry in error.errors()
-        ]
-        raise InvalidSpec(fields) from None
-
-
-def named(spec: JobSpec, sweep_name: str | None, number: int) -> JobSpec:
-    """Return the spec under the name that its sweep gives it; without a name of the sweep it keeps its own."""
-    if sweep_name is None:
-        return spec
-    return spec.model_copy(update={"name": f"{sweep_name[:_MOST_NAME]} #{number}"})
+_TOO_MUCH = FieldError(
+    "parameters",
+    f"The specs of all points have more than {MAX_CHECKED_CHARACTERS:,} characters together, a data set or a network "
+    "that they share counted once: use fewer points, or a smaller spec.",
+    "too_long",
+)
 
 
 def prepared(sweep: SweepSpec) -> SweepSpec:
@@ -63,12 +38,12 @@ def prepared(sweep: SweepSpec) -> SweepSpec:
     if isinstance(sweep.parameters, Random | Bayesian) and sweep.parameters.seed is None:
         changes["parameters"] = sweep.parameters.model_copy(update={"seed": secrets.randbits(_CHOSEN_SEED_BITS)})
     # One seed for all jobs: with one of its own each would hold out another validation split.
-    sent: Any = copy.deepcopy(sweep.spec)
-    _set(sent, _SEED.split("."), base.training.seed)
-    whole = sweep.model_copy(update=changes | {"spec": sent})
-    _check_points(whole, _known_points(whole))
+    whole = sweep.model_copy(update=changes | {"spec": with_value(sweep.spec, _SEED, base.training.seed)})
+    specs = PointSpecs(whole.spec)
+    _check_points(whole, specs, _known_points(whole))
     if isinstance(whole.parameters, Random):
-        _check_points(whole, (_Candidate(point, _RANGES, {}) for point in whole.parameters.every_point()))
+        drawn = (_Candidate(point, _RANGES, {}) for point in whole.parameters.every_point())
+        _check_points(whole, specs, drawn)
     return whole
 
 
@@ -78,49 +53,6 @@ def _checked_base(sweep: SweepSpec) -> JobSpec:
     except InvalidSpec as error:
         fields = [FieldError(_inside("spec", field.loc), field.message, field.code) for field in error.errors]
         raise InvalidSpec(fields) from None
-
-
-def _set(spec: Any, path: list[str], value: JsonValue) -> None:
-    """Set a field in a spec as it was sent, objects on the way to it included; raise InvalidSpec off the lists."""
-    _fetch_lists(spec, path)
-    here = spec
-    for place, part in enumerate(path[:-1]):
-        inner = _step(here, part, path[: place + 1])
-        if inner is None:
-            inner = here[_key(here, part)] = {}
-        here = inner
-    _step(here, path[-1], path)
-    here[_key(here, path[-1])] = value
-
-
-def _step(here: Any, part: str, path: list[str]) -> Any:
-    """Return what stands at one place, None for nothing; raise InvalidSpec where there can be nothing."""
-    if isinstance(here, dict):
-        return here.get(part)
-    loc = ".".join(path)
-    if not isinstance(here, list):
-        raise InvalidSpec([FieldError(loc, "What this lies in has no fields.", "unknown_field")])
-    if not part.isdecimal() or int(part) >= len(here):
-        raise InvalidSpec([FieldError(loc, f"The list has {len(here)} entries, counted from 0.", "no_such_entry")])
-    return here[int(part)]
-
-
-def _key(here: Any, part: str) -> Any:
-    return int(part) if isinstance(here, list) else part
-
-
-def _fetch_lists(spec: Any, path: list[str]) -> None:
-    """Copy the list that a path leads into from the spec's recipe, where the spec itself has none."""
-    ahead = next((place for place, part in enumerate(path) if part.isdecimal()), None)
-    if not ahead or "recipe" not in spec:
-        return
-    here, whole = spec, expand(spec)
-    for part in path[: ahead - 1]:
-        whole = whole.get(part) if isinstance(whole, dict) else None
-        here = here.setdefault(part, {}) if isinstance(here, dict) else None
-    last = path[ahead - 1]
-    if isinstance(here, dict) and isinstance(whole, dict) and isinstance(whole.get(last), list):
-        here.setdefault(last, copy.deepcopy(whole[last]))
 
 
 @dataclass(frozen=True)
@@ -136,14 +68,16 @@ class _Candidate:
         return _inside(f"{self.where}.{path}", self.places.get(path, ""))
 
 
-def _check_points(sweep: SweepSpec, candidates: Iterable[_Candidate]) -> None:
+def _check_points(sweep: SweepSpec, specs: PointSpecs, candidates: Iterable[_Candidate]) -> None:
     problems: dict[tuple[str, str], FieldError] = {}
     for candidate in candidates:
         try:
-            spec = spec_of(sweep.spec, candidate.point)
-            found = _objective_problems(sweep, spec)
+            found = _objective_problems(sweep, specs.of(candidate.point))
         except InvalidSpec as error:
             found = [_in_request(field, candidate) for field in error.errors]
+        except TooMuchToCheck:
+            problems.setdefault(("parameters", "too_long"), _TOO_MUCH)
+            break
         problems |= {(field.loc, field.code): field for field in found if (field.loc, field.code) not in problems}
         if len(problems) >= _MOST_ERRORS:
             break

@@ -1,10 +1,11 @@
 """Many jobs in one request: all of them or none, or each on its own merits."""
 
-import asyncio
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from itertools import chain, islice
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -14,7 +15,7 @@ from pydantic import BaseModel, Field, SkipValidation, TypeAdapter, ValidationEr
 
 from api.access.caller import WriterDep
 from api.audit.queries import record
-from api.idempotency import IDEMPOTENT, IdempotentRoute
+from api.idempotency import IdempotentRoute, idempotent_after
 from api.problems import Problem, problem_body
 from api.recipes.schemas import SubmittedSpec
 from api.services import ServicesDep, SessionDep
@@ -79,25 +80,37 @@ router = APIRouter(
 )
 
 
+@dataclass(frozen=True)
+class _CheckedBatch:
+    """What is to become of a batch: for each of its specs the one to be stored, or what is wrong with it."""
+
+    all_or_none: bool
+    specs: Sequence[dict[str, Any] | InvalidSpec]
+
+
+async def _checked(batch: Batch, caller: WriterDep, services: ServicesDep) -> _CheckedBatch:
+    """Check every spec; with `all`, raise InvalidSpec for the bad ones."""
+    return await services.checks.run(caller.user_id, partial(_check_all, batch))
+
+
 @router.post(
     "/jobs:batch",
     response_model=BatchView,
-    dependencies=[IDEMPOTENT],
     responses={
         200: {"description": "With `each`: what became of each spec"},
         201: {"model": BatchView, "description": "With `all`: every spec became a job"},
     },
 )
 async def submit_batch(
-    batch: Batch, caller: WriterDep, session: SessionDep, services: ServicesDep, background: BackgroundTasks
+    batch: Annotated[_CheckedBatch, idempotent_after(_checked)],
+    caller: WriterDep,
+    session: SessionDep,
+    services: ServicesDep,
+    background: BackgroundTasks,
 ) -> Response:
     """Store up to 500 jobs in one transaction, in the order of their specs, and wake a worker per queue."""
-    # In a thread: counting the layers of 500 networks would hold up everybody else's answers.
-    checked = await asyncio.to_thread(_check_all, batch.jobs)
-    if batch.mode == "all":
-        _refuse_unless_all_good(checked)
     outcomes = [
-        Job.submit(spec.as_json(), user_id=caller.user_id) if isinstance(spec, JobSpec) else spec for spec in checked
+        spec if isinstance(spec, InvalidSpec) else Job.submit(spec, user_id=caller.user_id) for spec in batch.specs
     ]
     jobs = [outcome for outcome in outcomes if isinstance(outcome, Job)]
     session.add_all(jobs)
@@ -107,17 +120,20 @@ async def submit_batch(
     for queue, waiting in Counter(job.queue for job in jobs).items():
         background.add_task(services.wakes.send, queue, waiting)
     background.add_task(services.news.tell, [job.id for job in jobs])
-    return _answer(201 if batch.mode == "all" else 200, outcomes)
+    return _answer(201 if batch.all_or_none else 200, outcomes)
 
 
-def _check_all(bodies: Sequence[Any]) -> list[JobSpec | InvalidSpec]:
-    """Return for each body its resolved spec, or what is wrong with it."""
-    return [_check(body) for body in bodies]
+def _check_all(batch: Batch) -> _CheckedBatch:
+    checked = _CheckedBatch(batch.mode == "all", [_check(body) for body in batch.jobs])
+    if checked.all_or_none:
+        _refuse_unless_all_good(checked.specs)
+    return checked
 
 
-def _check(body: Any) -> JobSpec | InvalidSpec:
+def _check(body: Any) -> dict[str, Any] | InvalidSpec:
+    """Return the resolved spec of a body, as it is stored, or what is wrong with it."""
     try:
-        return _SPEC.validate_python(body).resolved()
+        return _SPEC.validate_python(body).resolved().as_json()
     except InvalidSpec as error:
         return error
     except ValidationError as error:
@@ -127,7 +143,7 @@ def _check(body: Any) -> JobSpec | InvalidSpec:
         )
 
 
-def _refuse_unless_all_good(checked: Sequence[JobSpec | InvalidSpec]) -> None:
+def _refuse_unless_all_good(checked: Sequence[dict[str, Any] | InvalidSpec]) -> None:
     """Raise InvalidSpec that names each bad field as `jobs.<index>.<field>`."""
     bad = [(index, spec) for index, spec in enumerate(checked) if isinstance(spec, InvalidSpec)]
     if bad:

@@ -9,16 +9,21 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import ColumnElement, Select, Text, literal_column, select, text, true
 
 from models.job import FINAL, LIVE, Job
 from models.scores import Scores, score_columns
 from models.spec import JobSpec
 from models.user import User
+from models.validation import MetadataKey
 
 Tree = Mapping[str, "str | Tree"]
 
 _SPEC_PATH = re.compile(r"spec(\.[a-z0-9_]{1,64}){1,8}")
+_METADATA = "spec.metadata."
+_METADATA_KEY: TypeAdapter[str] = TypeAdapter(MetadataKey)
+_MOST_PAIRS = 50  # of one call: Postgres takes 100 arguments of a function
 
 
 def _quoted(names: Iterable[str]) -> str:
@@ -77,9 +82,24 @@ _HAS_REPLICAS = "(jobs.spec -> 'training' -> 'replicas')::int > 1"
 def find(name: str) -> list[str]:
     """Return the fields that a name stands for: itself, or all in the group of that name; none where there is none."""
     found = [field for field in _LEAVES if field == name or field.startswith(f"{name}.")]
-    if not found and _SPEC_PATH.fullmatch(name) and name.split(".")[1] in JobSpec.model_fields:
-        return [name]
-    return found
+    return [name] if not found and _is_in_spec(name) else found
+
+
+def _is_in_spec(name: str) -> bool:
+    if name.startswith(_METADATA):
+        try:
+            _METADATA_KEY.validate_python(name.removeprefix(_METADATA))
+        except ValidationError:
+            return False
+        return True
+    return _SPEC_PATH.fullmatch(name) is not None and name.split(".")[1] in JobSpec.model_fields
+
+
+def _steps(field: str) -> list[str]:
+    """Return the names on the way to a field; behind `spec.metadata.` is one key, which may have dots."""
+    if field.startswith(_METADATA):
+        return [*_METADATA.split(".")[:2], field.removeprefix(_METADATA)]
+    return field.split(".")
 
 
 def names() -> list[str]:
@@ -115,14 +135,19 @@ def _json(fields: tuple[str, ...]) -> str:
     """Return the SQL of a JSON object from fields by their dotted names; what is within a whole one is part of it."""
     root = dict[str, Any]()
     for field in fields:
-        *groups, leaf = field.split(".")
+        *groups, leaf = _steps(field)
         if any(".".join(groups[:depth]) in fields for depth in range(1, len(groups) + 1)):
             continue
         here = root
         for group in groups:
             here = here.setdefault(group, {})
-        here[leaf] = _LEAVES.get(field) or f"jobs.spec #> '{{{','.join([*groups[1:], leaf])}}}'"
+        here[leaf] = _LEAVES.get(field) or _of_spec(*groups[1:], leaf)
     return f"{_object(root)}::text"
+
+
+def _of_spec(*steps: str) -> str:
+    quoted = ",".join(f'"{step}"' for step in steps)  # or a key `null` would be none
+    return f"jobs.spec #> '{{{quoted}}}'"
 
 
 def _object(tree: Tree, group: str | None = None) -> str:
@@ -136,7 +161,16 @@ def _object(tree: Tree, group: str | None = None) -> str:
 
 
 def _built(pairs: Mapping[str, str]) -> str:
-    return f"json_build_object({_listed(pairs)})"
+    """Return the SQL of one JSON object; a call takes so many pairs, and of more calls the texts are joined."""
+    names = list(pairs)
+    pieces = [
+        f"json_build_object({_listed({name: pairs[name] for name in names[start : start + _MOST_PAIRS]})})"
+        for start in range(0, len(names), _MOST_PAIRS)
+    ]
+    if len(pieces) == 1:
+        return pieces[0]
+    inner = ", ".join(f"right(left({piece}::text, -1), -1)" for piece in pieces)  # without their braces
+    return f"('{{' || concat_ws(', ', {inner}) || '}}')::json"
 
 
 def _listed(pairs: Mapping[str, str]) -> str:

@@ -76,9 +76,24 @@ def _parameter(name: str, schema: dict[str, Any], description: str, **more: Any)
     return {"name": name, "in": "query", "required": False, "schema": schema, "description": description, **more}
 
 
+def _thresholds() -> dict[str, Any]:
+    """Describe the bounds of scores as one object, each property of which is sent as `property=value`.
+
+    As parameters of their own they would have one name to generators of clients, which leave out the signs.
+    """
+    names = [f"{name}{sign}" for name in score_columns() for sign in "><"]
+    return _parameter(
+        "thresholds",
+        {"type": "object", "propertyNames": {"enum": names}, "additionalProperties": {"type": "number"}},
+        "At least (`>`), or at most (`<`), these numbers: the property `best.validation_accuracy>` with the value 0.6 "
+        "is sent as `best.validation_accuracy>=0.6`. Typed without the `=`: more, or less, than that.",
+        style="form",
+        explode=True,
+    )
+
+
 def parameters() -> list[dict[str, Any]]:
     """Return what OpenAPI says of the query string, from the tables that it is read by."""
-    compared = "Equal to this number; with `>=`, `<=`, `>` or `<` in place of `=`, compared so."
     named = [
         _parameter(
             name,
@@ -93,7 +108,8 @@ def parameters() -> list[dict[str, Any]]:
     return [
         *named,
         _parameter("metadata", pairs, "With these pairs: `metadata[key]=value`.", style="deepObject", explode=True),
-        *(_parameter(name, {"type": "number"}, compared) for name in score_columns()),
+        *(_parameter(name, {"type": "number"}, "Equal to this number.") for name in score_columns()),
+        _thresholds(),
         _parameter(
             "sort",
             {"type": "string", "enum": SORTS},

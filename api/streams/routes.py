@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse, Response
 
 from api.access.caller import Caller, ReaderDep, caller_now
 from api.codes import answers
+from api.jobs.filters import bad_query, quoted
 from api.jobs.queries import require_visible
 from api.jobs.routes import JobId
 from api.problems import ProblemError
@@ -66,9 +67,8 @@ def _kinds(
         return None
     named = events.split(",")
     if unknown := [name for name in named if name not in _CHOICES]:
-        raise ProblemError(
-            422, "invalid_request", f"events: There is no event {unknown[0]!r}, only {', '.join(_CHOICES)}."
-        )
+        message = f"There is no event {quoted(unknown[0])!r}, only {', '.join(_CHOICES)}"
+        raise bad_query("events", message, "unknown_event")
     return frozenset(map(Kind, named))
 
 

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import defer
 
 from api.access.caller import Caller
 from api.audit.queries import record
@@ -51,6 +52,7 @@ async def sweep_detail(session: AsyncSession, caller: Caller, sweep_id: UUID) ->
 async def page(session: AsyncSession, caller: Caller, *, after: UUID | None, limit: int) -> list[SweepView]:
     """Show at most `limit` sweeps, newest first, older than `after`."""
     query = select(Sweep, User.name).join(User, User.id == Sweep.user_id).order_by(Sweep.id.desc()).limit(limit)
+    query = query.options(defer(Sweep.request, raiseload=True))
     if not caller.may_read_all:
         query = query.where(Sweep.user_id == caller.user_id)
     if after is not None:

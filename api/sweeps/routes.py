@@ -1,6 +1,6 @@
 """The routes of sweeps: submit one, list them, read what came of one, cancel it."""
 
-import asyncio
+from functools import partial
 from typing import Annotated
 from uuid import UUID
 
@@ -9,11 +9,11 @@ from fastapi import APIRouter, Depends, Path, Response
 from api.access.caller import ReaderDep, WriterDep
 from api.audit.queries import record
 from api.codes import answers
-from api.idempotency import IDEMPOTENT, IdempotentRoute
+from api.idempotency import IDEMPOTENT, IdempotentRoute, idempotent_after
 from api.openapi import CREATED
 from api.paging import Limit, cut
 from api.path_ids import uuid_in_path
-from api.services import SessionDep
+from api.services import ServicesDep, SessionDep
 from api.sweeps import queries
 from api.sweeps.schemas import SubmittedSweep, SweepDetail, SweepPage
 from models.errors import SweepNotFound
@@ -26,7 +26,7 @@ router = APIRouter(
 )
 
 
-def _sweep_id(sweep_id: Annotated[str, Path(json_schema_extra={"format": "uuid"})]) -> UUID:
+async def _sweep_id(sweep_id: Annotated[str, Path(json_schema_extra={"format": "uuid"})]) -> UUID:
     parsed = uuid_in_path(sweep_id)
     if parsed is None:
         raise SweepNotFound("There is no such sweep: an id is a UUID.")
@@ -36,22 +36,29 @@ def _sweep_id(sweep_id: Annotated[str, Path(json_schema_extra={"format": "uuid"}
 SweepId = Annotated[UUID, Depends(_sweep_id)]
 
 
-@router.post("/sweeps", status_code=201, dependencies=[IDEMPOTENT], responses=CREATED)
+async def _checked(sweep: SubmittedSweep, caller: WriterDep, services: ServicesDep) -> Sweep:
+    """Return a sweep to be stored; raise InvalidSpec."""
+    return await services.checks.run(caller.user_id, partial(_prepared, sweep, caller.user_id))
+
+
+def _prepared(sweep: SubmittedSweep, user_id: UUID) -> Sweep:
+    return Sweep.submit(prepared(sweep), user_id=user_id)
+
+
+@router.post("/sweeps", status_code=201, responses=CREATED)
 async def submit_sweep(
-    sweep: SubmittedSweep, caller: WriterDep, session: SessionDep, response: Response
+    sweep: Annotated[Sweep, idempotent_after(_checked)], caller: WriterDep, session: SessionDep, response: Response
 ) -> SweepDetail:
     """Store a sweep; its points become jobs one after the other, at most `max_concurrent` at a time.
 
     Every point of a grid, of a list and of a random sweep is checked first, as are the ends and choices of all ranges;
     a bad one refuses the sweep. A bayesian point that turns out not to fit is `refused` when its turn comes.
     """
-    # In a thread: counting the layers of a thousand networks would hold up everybody else's answers.
-    stored = Sweep.submit(await asyncio.to_thread(prepared, sweep), user_id=caller.user_id)
-    session.add(stored)
+    session.add(sweep)
     await session.flush()
-    record(session, caller, "sweep.submit", f"sweep:{stored.id}", {"points": stored.points})
-    response.headers["Location"] = f"/sweeps/{stored.id}"
-    return await queries.sweep_detail(session, caller, stored.id)
+    record(session, caller, "sweep.submit", f"sweep:{sweep.id}", {"points": sweep.points})
+    response.headers["Location"] = f"/sweeps/{sweep.id}"
+    return await queries.sweep_detail(session, caller, sweep.id)
 
 
 @router.get("/sweeps")

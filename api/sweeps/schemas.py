@@ -145,16 +145,15 @@ class SweepPage(BaseModel):
 
 
 def _short(sweep: Sweep, user: str, *, tried: int, jobs: Mapping[Status, int]) -> dict[str, Any]:
-    plan = sweep.plan
     return {
         "id": sweep.id,
         "user": user,
         "name": sweep.name,
         "status": sweep.status,
-        "objective": plan.objective,
-        "direction": plan.direction,
-        "max_concurrent": plan.max_concurrent,
-        "early_stop": plan.early_stop,
+        "objective": sweep.objective,
+        "direction": sweep.direction,
+        "max_concurrent": sweep.max_concurrent,
+        "early_stop": sweep.early_stop,
         "points": sweep.points,
         "tried": tried,
         "jobs": {status: jobs.get(status, 0) for status in Status},

@@ -3,14 +3,14 @@
 import re
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Request, Response
 
 from api.access.caller import Caller, ReaderDep, WriterDep
 from api.audit.queries import record
 from api.codes import answers
 from api.openapi import CREATED
 from api.paging import Limit, cut
-from api.problems import ProblemError
+from api.problems import ProblemError, bad_header
 from api.services import ServicesDep, SessionDep
 from api.strict_json import StrictRoute
 from api.tokens import queries
@@ -25,6 +25,13 @@ def _never_stored(response: Response) -> None:
     response.headers["Cache-Control"] = "no-store"
 
 
+async def _takes_no_key(request: Request) -> None:
+    # The answer would have to be stored, and it holds a secret.
+    if "idempotency-key" in request.headers:
+        message = "A token is shown once and not stored, so this cannot be answered again; send it without a key"
+        raise bad_header("Idempotency-Key", message, "unsupported_header")
+
+
 router = APIRouter(
     tags=["tokens"],
     route_class=StrictRoute,
@@ -32,6 +39,7 @@ router = APIRouter(
 )
 
 _REFUSALS = answers(
+    "invalid_request",
     "admin_only",
     "user_not_found",
     "user_disabled",
@@ -51,9 +59,12 @@ def _token_id(token_id: str) -> str:
 TokenId = Annotated[str, Depends(_token_id)]
 
 
-@router.post("/tokens", status_code=201, responses=_REFUSALS | CREATED)
+@router.post("/tokens", status_code=201, dependencies=[Depends(_takes_no_key)], responses=_REFUSALS | CREATED)
 async def create_token(new: NewToken, caller: WriterDep, session: SessionDep, response: Response) -> MadeToken:
-    """Make a token and show its text, this once. It may do no more than its user and the token that makes it."""
+    """Make a token and show its text, this once. It may do no more than its user and the token that makes it.
+
+    An `Idempotency-Key` is refused: the text is not stored, and cannot be shown again.
+    """
     _check_owner(caller, new.user)
     if excess := set(new.scopes) - caller.scopes:
         raise ProblemError(403, "insufficient_scope", f"Your own token has no scope {', '.join(sorted(excess))}.")

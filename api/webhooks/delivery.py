@@ -3,9 +3,7 @@
 import asyncio
 import random
 import time
-from collections import Counter
 from types import TracebackType
-from uuid import UUID
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -21,8 +19,6 @@ from api.webhooks.sending import Sender
 log = structlog.get_logger(__name__)
 
 _POLL_SECONDS = 1.0
-_AT_ONCE = 16
-_AT_ONCE_TO_ONE = 2  # a slow receiver must not take all
 _GROWTH = 3.0
 
 
@@ -47,7 +43,7 @@ class Deliverer:
         self._sender = Sender(
             destinations, timeout_seconds=settings.webhook_timeout_seconds, ca_file=settings.webhook_ca_file
         )
-        self._sending: dict[asyncio.Task[None], UUID] = {}
+        self._sending: dict[asyncio.Task[None], Claim] = {}
         self._loop: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "Deliverer":
@@ -74,20 +70,17 @@ class Deliverer:
                 claims = []
             for claim in claims:
                 task = asyncio.create_task(self._deliver(claim))
-                self._sending[task] = claim.webhook_id
+                self._sending[task] = claim
                 task.add_done_callback(self._sending.pop)
             if not claims:
                 await self._pause()
 
     async def _claim(self) -> list[Claim]:
-        free = _AT_ONCE - len(self._sending)
-        if free == 0:
+        sending = list(self._sending.values())
+        if len(sending) == outbox.MOST_AT_ONCE:
             return []
-        busy = [webhook for webhook, tries in Counter(self._sending.values()).items() if tries >= _AT_ONCE_TO_ONE]
         async with self._sessions.begin() as session:
-            return await outbox.claim_due(
-                session, limit=free, busy=busy, lease_seconds=self._settings.webhook_lease_seconds
-            )
+            return await outbox.claim_due(session, sending, lease_seconds=self._settings.webhook_lease_seconds)
 
     async def _pause(self) -> None:
         """Return when a try has ended, and something may be due behind it, or after a moment."""

@@ -100,8 +100,8 @@ async def change_webhook(
         webhook.enable(change.enabled)
     if change.events is not None:
         webhook.events = change.events
-    if change.filter is not None:
-        webhook.tag = change.filter.tag
+    if "filter" in change.model_fields_set:
+        webhook.tag = change.filter.tag if change.filter is not None else None
     if "description" in change.model_fields_set:
         webhook.description = change.description
     changed = {name: value for name, value in _changeable(webhook).items() if value != before[name]}

@@ -66,7 +66,10 @@ class NewWebhook(Strict):
 
 
 class WebhookChange(Strict):
-    """What is to change; what is left out stays. Enabling forgets earlier failures."""
+    """What is to change; what is left out stays, and null ends a filter or a description.
+
+    Enabling forgets earlier failures.
+    """
 
     enabled: bool | None = None
     events: Events | None = None

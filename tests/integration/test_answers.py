@@ -64,6 +64,25 @@ def test_an_unexpected_error_has_a_request_id_too_and_tells_nothing(service: Any
     service.rows("DELETE FROM tokens WHERE id = %s", made["id"])
 
 
+def test_a_mistake_of_ours_in_a_statement_is_no_outage_and_is_logged_with_its_trace(service: Any) -> None:
+    service.rows("ALTER TABLE audit RENAME TO elsewhere")
+    try:
+        answer = service.http.get("/audit")
+    finally:
+        service.rows("ALTER TABLE elsewhere RENAME TO audit")
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert "retry-after" not in answer.headers
+    assert "UndefinedTable" in service.log("api")
+    assert service.http.get("/audit").status_code == 200
+
+
+def test_a_refused_method_is_told_of_all_others_head_among_them(service: Any) -> None:
+    assert service.http.put("/jobs").headers["allow"] == "GET, HEAD, POST"
+    refused = service.http.head("/jobs:validate")
+    assert (refused.status_code, refused.headers["allow"], refused.content) == (405, "POST", b"")
+
+
 def test_no_page_of_another_site_may_read_an_answer(service: Any, member: str) -> None:
     client = service.client(member)
     answer = client.get("/me", headers={"Origin": "https://evil.example"})

@@ -148,6 +148,35 @@ def test_an_id_of_nothing_is_not_found(operation: Any, send: Any, service: Any) 
             require_problem(answer, 404, *codes)
 
 
+@pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "a"}], ids=["no key", "a key"])
+def test_what_is_sent_to_a_post_that_takes_no_body_is_passed_over(
+    operation: Any, service: Any, adas: Any, tokens: Any, headers: dict[str, str]
+) -> None:
+    if operation.method != "POST" or "requestBody" in operation.described:
+        return
+    # Of Bob, who may change none of it: his rights are looked at after the body.
+    answer = service.client(tokens["bob"]).post(_path(operation, adas), data={"sure": "yes"}, headers=headers)
+    assert answer.json()["code"] in {"not_yours", "webhook_not_found"}
+
+
+def test_head_has_the_status_and_the_headers_of_get_and_no_body(
+    operation: Any, service: Any, adas: Any, tokens: Any
+) -> None:
+    if operation.method != "GET":
+        return
+    http, path = service.client(tokens["ada"]), _path(operation, adas)
+    head = http.head(path)
+    assert head.content == b""
+    if operation.path.endswith("/stream"):
+        assert (head.status_code, head.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
+        return
+    answer = http.get(path)
+    assert head.status_code == answer.status_code
+    for name in ("content-type", "etag", "content-security-policy", "ratelimit-limit", "cache-control"):
+        assert head.headers.get(name) == answer.headers.get(name)
+    assert int(head.headers["content-length"]) > 0
+
+
 def test_an_over_long_body_is_refused_whether_or_not_one_is_wanted(operation: Any, send: Any, service: Any) -> None:
     if not operation.needs_token:
         return

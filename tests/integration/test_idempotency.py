@@ -112,6 +112,19 @@ def test_a_cancel_with_a_key_is_answered_again_as_the_first_time(service: Any, k
     assert again.headers["idempotency-replayed"] == "true"
 
 
+@pytest.mark.parametrize("path", ["/jobs", "/sweeps"])
+def test_what_is_sent_to_a_cancel_that_takes_no_body_is_passed_over_with_a_key_as_without(
+    service: Any, key: str, path: str
+) -> None:
+    grid = {"kind": "grid", "values": {"training.seed": [1]}}
+    body = SPEC if path == "/jobs" else {"spec": SPEC, "parameters": grid, "objective": "validation_loss"}
+    for headers in ({}, {"Idempotency-Key": key}):
+        made = service.http.post(path, json=body).json()["id"]
+        answer = service.http.post(f"{path}/{made}/cancel", data={"sure": "yes"}, headers=headers)
+        assert answer.status_code == 202, answer.text
+    assert len(stored(service, key)) == 1
+
+
 @pytest.mark.parametrize("bad", [b"", b"x" * 256, b"tab\tin it", b"caf\xe9", b"\x7f"])
 def test_a_key_that_is_none_is_refused_by_the_headers_name(service: Any, bad: bytes) -> None:
     before = jobs(service)
@@ -126,6 +139,7 @@ def test_two_keys_in_one_request_are_refused(service: Any) -> None:
     before = jobs(service)
     answer = service.http.post("/jobs", json=SPEC, headers=[("Idempotency-Key", "a"), ("Idempotency-Key", "b")])
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert [(error["loc"], error["code"]) for error in answer.json()["errors"]] == [("Idempotency-Key", "repeated")]
     assert jobs(service) == before
 
 
@@ -147,6 +161,17 @@ def test_a_key_belongs_to_its_user_whatever_the_token(service: Any, key: str) ->
     assert other.status_code == 201
     assert other.json()["id"] != first.json()["id"]
     assert jobs(service) == before + 2
+
+
+def test_a_key_that_was_sent_with_other_rights_is_refused_and_says_so(service: Any, key: str) -> None:
+    both = service.client(service.new_user("dora"))
+    writer = service.client(both.post("/tokens", json={"name": "w", "scopes": ["write"]}).json()["token"])
+    assert submit(both, key).status_code == 201
+    before = jobs(service)
+    answer = submit(writer, key)
+    assert (answer.status_code, answer.json()["code"]) == (422, "idempotency_key_reused")
+    assert "other rights" in answer.json()["detail"]
+    assert jobs(service) == before
 
 
 def test_a_token_that_may_not_write_gets_no_stored_answer(service: Any, key: str) -> None:

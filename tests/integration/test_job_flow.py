@@ -87,6 +87,7 @@ def test_unchanged_metrics_are_answered_with_304(service: Any, finished: str) ->
     unchanged = service.http.get(path, headers={"If-None-Match": f'"other", {tag}'})
     assert (unchanged.status_code, unchanged.content, unchanged.headers["etag"]) == (304, b"", tag)
     assert service.http.get(path, headers={"If-None-Match": '"other"'}).status_code == 200
+    assert service.http.get(path, headers=[("If-None-Match", '"other"'), ("If-None-Match", tag)]).status_code == 304
 
 
 def test_a_waiting_reader_is_answered_when_an_epoch_is_recorded(service: Any) -> None:

@@ -114,6 +114,7 @@ FILTERS: list[tuple[str, Any]] = [
     ("best.validation_accuracy>=0.6", lambda job: job["best"] is not None and job["best"] >= 0.6),
     ("best.validation_accuracy>0.6", lambda job: job["best"] is not None and job["best"] > 0.6),
     ("best.validation_accuracy%3E%3D0.6", lambda job: job["best"] is not None and job["best"] >= 0.6),
+    ("best.validation_accuracy%3E=0.6", lambda job: job["best"] is not None and job["best"] >= 0.6),
     ("best.validation_accuracy<=0.4", lambda job: job["best"] is not None and job["best"] <= 0.4),
     ("best.validation_accuracy<0.4", lambda job: job["best"] is not None and job["best"] < 0.4),
     ("best.validation_accuracy=0.4", lambda job: job["best"] == 0.4),
@@ -299,6 +300,26 @@ def test_only_the_fields_asked_for_are_shown(lab: Lab) -> None:
     }
     part = lab.http.get("/jobs?status=queued&limit=1&fields=best.epoch,last,spec.network.nothing").json()["items"][0]
     assert part == {"best": None, "last": None, "spec": {"network": {"nothing": None}}}
+
+
+def test_a_hundred_fields_are_shown_in_their_order(lab: Lab) -> None:
+    asked = ["id", *(f"spec.training.a{number}" for number in range(97)), "spec.training.seed", "test"]
+    part = lab.http.get("/jobs", params={"limit": 1, "fields": ",".join(asked)}).json()["items"][0]
+    nothing = {f"a{number}": None for number in range(97)}
+    assert part["spec"]["training"] == nothing | {"seed": JOBS - 1}
+    assert list(part["spec"]["training"]) == [*nothing, "seed"]
+    assert list(part) == ["id", "spec", "test"]
+
+
+def test_the_metadata_are_shown_by_any_key_that_they_may_have(lab: Lab) -> None:
+    metadata = {"Course": "cs231n", "a.b": "dotted", "a": "plain", "x-y": "dash", "null": "none", "0": "zero"}
+    job_id = lab.service.submit({"dataset": {"name": "digits"}, "network": {"name": "mlp"}, "metadata": metadata})
+    try:
+        asked = ",".join(f"spec.metadata.{key}" for key in (*metadata, "COURSE"))
+        part = lab.http.get("/jobs", params={"metadata[Course]": "cs231n", "fields": asked}).json()["items"]
+        assert part == [{"spec": {"metadata": metadata | {"COURSE": None}}}]
+    finally:
+        lab.service.rows("DELETE FROM jobs WHERE id = %s", job_id)
 
 
 def test_a_whole_field_holds_what_is_within_it(lab: Lab) -> None:

@@ -60,6 +60,12 @@ def test_the_api_is_not_ready_on_a_schema_that_it_does_not_know(database: Any) -
     database.rows("UPDATE alembic_version SET version_num = 'older'")
     answer = database.http.get("/readyz")
     assert (answer.status_code, answer.json()["code"]) == (503, "not_migrated")
+    database.rows("ALTER TABLE alembic_version RENAME TO elsewhere")
+    try:
+        answer = database.http.get("/readyz")
+        assert (answer.status_code, answer.json()["code"]) == (503, "not_migrated"), "a database without any of it"
+    finally:
+        database.rows("ALTER TABLE elsewhere RENAME TO alembic_version")
 
 
 def test_every_status_of_the_code_is_allowed_by_the_database_and_no_other(database: Any) -> None:

@@ -292,6 +292,28 @@ def test_of_two_jobs_the_one_that_loses_is_stopped(
     assert idle.http.post(f"/sweeps/{view['id']}/cancel").status_code == 202
 
 
+def test_a_list_shows_sweeps_without_their_points(idle: Any) -> None:
+    rule = {"kind": "asha", "min_epochs": 2, "reduction_factor": 3}
+    points = [{"training.batch_size": size, "name": "x" * 190} for size in range(1, 951)]
+    body = sweep(listed(*points), name="large", objective="train_loss", max_concurrent=7, early_stop=rule)
+    large, plain = submit(idle, body), submit(idle, sweep(listed({"training.epochs": 1}), direction="minimize"))
+    for view in (large, plain):  # else their counts change meanwhile
+        assert idle.http.post(f"/sweeps/{view['id']}/cancel").status_code == 202
+        wait_for_end(idle, view["id"])
+    shown = [idle.http.get(f"/sweeps/{view['id']}").json() for view in (plain, large)]
+    # Nothing of the points is looked at: they could be anything.
+    unreadable = """UPDATE sweeps SET request = (request::jsonb || '{"parameters": "none"}')::json WHERE id = %s"""
+    for view in shown:
+        idle.rows(unreadable, view["id"])
+    items = idle.http.get("/sweeps", params={"limit": 100}).json()["items"]
+    assert items[:2] == [{field: view[field] for field in items[0]} for view in shown]
+    assert items[0]["early_stop"] is None
+    assert (items[0]["direction"], items[1]["direction"]) == ("minimize", "minimize")
+    assert (items[1]["objective"], items[1]["max_concurrent"], items[1]["early_stop"]) == ("train_loss", 7, rule)
+    for name in ("spec", "parameters", "leaderboard"):
+        assert name not in items[0]
+
+
 def test_no_point_becomes_two_jobs_however_often_the_scheduler_is_killed(service: Any) -> None:
     points = [{"training.seed": seed} for seed in range(12)]
     sweep_id = submit(service, sweep(listed(*points), max_concurrent=3))["id"]

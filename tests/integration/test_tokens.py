@@ -47,6 +47,15 @@ def test_a_token_is_shown_once_and_kept_as_a_digest(service: Any) -> None:
     assert secret not in str(row)
 
 
+def test_a_token_is_not_made_under_a_key_since_it_could_not_be_shown_again(service: Any) -> None:
+    before = count(service)
+    answer = service.http.post("/tokens", json={"name": "made"}, headers={"Idempotency-Key": "a"})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    errors = [(error["loc"], error["code"]) for error in answer.json()["errors"]]
+    assert errors == [("Idempotency-Key", "unsupported_header")]
+    assert count(service) == before
+
+
 def test_secrets_are_in_no_table_and_in_no_log(service: Any, member: str) -> None:
     secrets = [service.stack.admin_token.rpartition("_")[2], member.rpartition("_")[2]]
     client = service.client(member)

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from api.webhooks import outbox
+
 GPU_SPEC: dict[str, Any] = {  # waits for a GPU, which no test machine has
     "dataset": {"name": "digits"},
     "network": {"name": "mlp"},
@@ -238,6 +240,32 @@ def test_a_slow_receiver_does_not_hold_up_the_others(member: Any, hook_to: Any, 
     assert any(delivery["status"] == "pending" for delivery in slow_hook.deliveries())
     over.set()
     member.delete(slow_hook.path)
+
+
+@pytest.mark.parametrize("others", [False, True], ids=["of the same user", "of another user"])
+def test_many_slow_receivers_leave_a_quick_one_its_turn(
+    member: Any, hook_to: Any, service: Any, start_receiver: Any, others: bool
+) -> None:
+    slow, quick = start_receiver(), start_receiver()
+    over = threading.Event()
+    slow.answers = [lambda handler: over.wait(20)]
+    slow_hooks = [hook_to(slow.url, "job.queued") for _ in range(12)]  # 24 tries at a time, if they could
+    owner = service.client(service.new_user("quick")) if others else member
+    made = owner.post("/webhooks", json={"url": quick.url, "events": ["job.queued"]}).json()
+    for http in {member, owner}:
+        assert http.post("/jobs:batch", json={"jobs": [GPU_SPEC] * 12}).status_code == 201
+    quick.wait(12)
+    tried = tries_of(service, [hook.path.removeprefix("/webhooks/") for hook in slow_hooks])
+    assert tried < 2 * outbox.MOST_AT_ONCE, "each of them once or twice, not until they were given up"
+    over.set()
+    for path in [*(hook.path for hook in slow_hooks), f"/webhooks/{made['id']}"]:
+        service.http.delete(path)
+
+
+def tries_of(service: Any, webhooks: list[str]) -> int:
+    """Return how many tries of deliveries to these webhooks have begun."""
+    query = "SELECT sum(attempts) AS n FROM deliveries WHERE webhook_id = ANY (%s::uuid[])"
+    return int(service.rows(query, webhooks)[0]["n"])
 
 
 def test_the_log_is_paged_newest_first(member: Any, hook_to: Any, receiver: Any) -> None:

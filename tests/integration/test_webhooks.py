@@ -127,6 +127,8 @@ def test_what_a_change_leaves_out_stays(member: Any, receiver: Any) -> None:
     made = make(member, receiver.url, description="mine", filter={"tag": "a"})
     hook = f"/webhooks/{made['id']}"
     assert member.patch(hook, json={"filter": {"tag": "b"}}).json()["filter"] == {"tag": "b"}
+    assert member.patch(hook, json={"filter": None}).json()["filter"] == {"tag": None}
+    assert member.patch(hook, json={"filter": {"tag": "b"}}).json()["filter"] == {"tag": "b"}
     changed = member.patch(hook, json={"description": None, "filter": {}}).json()
     assert changed == {field: value for field, value in made.items() if field != "secret"} | {
         "description": None,

@@ -11,6 +11,7 @@ from api.envelope import Envelope
 
 
 async def _answer(scope: Any, receive: Any, send: Any) -> None:
+    scope["state"]["method"] = scope["method"]
     scope["state"]["seen"] = structlog.contextvars.get_contextvars()["request_id"]
     scope["state"]["extra_headers"].append((b"ratelimit-limit", b"5"))
     headers = [(b"cache-control", b"no-store")] if scope["path"] == "/tokens" else []
@@ -19,10 +20,11 @@ async def _answer(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"two"})
 
 
-def sent(path: str = "/jobs", *ids: bytes) -> tuple[dict[str, str], list[Any], dict[str, Any]]:
+def sent(path: str = "/jobs", *ids: bytes, method: str = "GET") -> tuple[dict[str, str], list[Any], dict[str, Any]]:
     """Return the headers, all messages, and the scope's state of one request that brings these ids."""
     messages: list[Any] = []
-    scope: dict[str, Any] = {"type": "http", "path": path, "headers": [(b"x-request-id", value) for value in ids]}
+    headers_sent = [(b"x-request-id", value) for value in ids]
+    scope: dict[str, Any] = {"type": "http", "method": method, "path": path, "headers": headers_sent}
 
     async def send(message: Any) -> None:
         messages.append(message)
@@ -50,6 +52,13 @@ def test_any_other_is_replaced_by_a_uuid(ids: list[bytes]) -> None:
 def test_a_stream_goes_through_piece_by_piece() -> None:
     _, messages, _ = sent()
     assert [message.get("body") for message in messages[1:]] == [b"one", b"two"]
+
+
+def test_head_is_get_without_the_body_which_has_ended_at_once() -> None:
+    headers, messages, state = sent(method="HEAD")
+    assert state["method"] == "GET"
+    assert headers == sent()[0] | {"x-request-id": headers["x-request-id"]}
+    assert messages[1:] == [{"type": "http.response.body", "body": b"", "more_body": False}]
 
 
 def test_every_answer_keeps_browsers_careful() -> None:

@@ -178,7 +178,15 @@ def test_every_field_that_is_shown_can_be_asked_for() -> None:
         assert fields.find(name)
     assert fields.find("best.epoch")
     assert fields.find("spec.training.optimizer.learning_rate")
+    for key in ("Course", "a.b-c", "null", "0", "x" * 64):
+        assert fields.find(f"spec.metadata.{key}") == [f"spec.metadata.{key}"]
     for unknown in (
+        "spec.metadata.",
+        "spec.metadata.a b",
+        "spec.metadata.a'",
+        "spec.metadata.a\n",
+        'spec.metadata.a"',
+        "spec.metadata." + "x" * 65,
         "",
         "foo",
         "best.",
@@ -196,3 +204,11 @@ def test_the_description_names_every_parameter_once() -> None:
     names = [parameter["name"] for parameter in parameters()]
     assert len(set(names)) == len(names)
     assert {"status", "metadata", "best.validation_accuracy", "sort", "fields", "after", "limit"} <= set(names)
+
+
+def test_every_threshold_of_the_description_is_understood_as_a_generated_client_sends_it() -> None:
+    (thresholds,) = (parameter["schema"] for parameter in parameters() if parameter["name"] == "thresholds")
+    for name in thresholds["propertyNames"]["enum"]:
+        ((sql, values),) = asked((name, "0.6"))
+        assert (">= " if name.endswith(">") else "<= ") in sql
+        assert list(values.values()) == [0.6]

@@ -464,3 +464,34 @@ def test_a_regression_that_ends_in_a_softmax_is_refused_because_it_is_constant(k
 )
 def test_a_softmax_elsewhere_is_nobody_s_business(written: list[dict[str, Any]]) -> None:
     refuse_final_softmax(layers(*written), "classification")
+
+
+@pytest.mark.parametrize(
+    ("inside", "shape"),
+    [
+        ([conv(4, 3, padding=1), RELU], (1, 8, 8)),
+        ([conv(1, 3, padding=1)], (1, 8, 8)),
+        ([conv(4, 3, padding=1, stride=2)], (1, 64, 64)),
+        ([conv(4, 3, padding=1), POOL], (3, 256, 128)),
+        ([linear(7), RELU], (5,)),
+        ([residual(conv(8, 3, padding=1), repeat=3), {"kind": "dropout2d"}], (1, 8, 8)),
+        ([residual(conv(8, 3, padding=1, stride=2), repeat=2), RELU], (1, 256, 256)),
+    ],
+)
+@pytest.mark.parametrize("repeat", [1, 2, 3, 4])
+def test_a_residual_that_is_repeated_counts_as_that_many_residuals(
+    inside: list[dict[str, Any]], shape: Shape, repeat: int
+) -> None:
+    repeated = summarise(layers(residual(*inside, repeat=repeat)), shape)
+    one_by_one = summarise(layers(*[residual(*inside)] * repeat), shape)
+    for figure in ("output_shape", "parameters", "macs"):
+        assert getattr(repeated, figure) == getattr(one_by_one, figure), figure
+    assert repeated.layers[0].layers == one_by_one.layers[0].layers
+    assert repeated.largest_activations == one_by_one.largest_activations
+
+
+def test_a_repetition_that_no_longer_fits_is_refused_as_the_first_would_be() -> None:
+    shrinking = layers(residual(conv(4, 2, stride=2), repeat=4))
+    assert summarise(shrinking, (1, 16, 16)).output_shape == (4, 1, 1)
+    with pytest.raises(LayerDoesNotFit, match=r"layer 0\.0 \(conv2d\) does not fit its input \(4, 1, 1\)"):
+        summarise(shrinking, (1, 8, 8))

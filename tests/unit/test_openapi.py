@@ -4,14 +4,16 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from fastapi.routing import APIRoute, iter_route_contexts
+from pydantic_core.core_schema import ErrorType
 
-from api.codes import CODES, MEDIA_TYPE, PROBLEM_SCHEMA, names_in, table
+from api.codes import CODES, FIELD_CODES, MEDIA_TYPE, PROBLEM_SCHEMA, field_table, names_in, table
 from api.openapi import EXAMPLES
-from models import errors
+from models import errors, network
+from models.validation import error_code
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,6 +47,21 @@ def references(part: Any) -> Iterator[str]:
             yield from references(inner)
 
 
+def parameters(item: Any) -> list[Any]:
+    return [described.get("parameters", []) for described in item.values()]
+
+
+def object_defaults(part: Any) -> Iterator[Any]:
+    """Yield every part of a schema whose default is an object; a field of the name `default` is not one."""
+    if isinstance(part, dict):
+        if isinstance(part.get("default"), dict) and not {"$ref", "type", "anyOf"} & set(part["default"]):
+            yield part
+        part = list(part.values())
+    if isinstance(part, list):
+        for inner in part:
+            yield from object_defaults(inner)
+
+
 def test_the_description_is_openapi_3_1_and_every_reference_in_it_leads_somewhere(document: Any) -> None:
     assert document["openapi"].startswith("3.1.")
     for reference in set(references(document)):
@@ -56,6 +73,13 @@ def test_the_description_is_openapi_3_1_and_every_reference_in_it_leads_somewher
 def test_no_schema_bears_a_module_in_its_name_or_is_the_frameworks_own(document: Any) -> None:
     names = list(document["components"]["schemas"])
     assert [name for name in names if "__" in name or "-" in name or "ValidationError" in name] == []
+
+
+def test_no_default_is_an_object_on_which_generators_of_clients_give_up(document: Any) -> None:
+    described = [document["components"]["schemas"], [parameters(item) for item in document["paths"].values()]]
+    assert list(object_defaults(described)) == []
+    optimizer = document["components"]["schemas"]["TrainingSpec"]["properties"]["optimizer"]
+    assert '"name": "sgd"' in optimizer["description"], "it is said in words"
 
 
 def test_an_operation_has_a_name_for_generated_clients(operation: Any, document: Any) -> None:
@@ -154,13 +178,46 @@ def test_every_code_is_documented_by_an_operation_but_those_that_mean_that_there
 
 def test_the_page_holds_the_table_of_codes() -> None:
     page = (ROOT / "docs" / "api.md").read_text("utf-8")
-    assert table() in page, "replace the table with what `python -m api.codes` prints"
+    for whole in (table(), field_table()):
+        assert whole in page, "replace the table with what `python -m api.codes` prints"
+
+
+def test_every_code_of_a_field_is_in_the_table_or_pydantics_own_and_in_the_source() -> None:
+    pydantics = set(get_args(ErrorType))
+    renamed = {error_code({"type": name}) for name in pydantics}
+    of_networks = {
+        kind.code for kind in vars(network).values() if _is_error(kind) and kind.__module__ == "models.network"
+    }
+    found = set(_field_codes()) | of_networks | renamed
+    assert found - pydantics - {"curve"} == set(FIELD_CODES), "`curve` is told of the recipes' files alone"
+
+
+def test_what_is_wrong_with_a_request_is_never_said_without_its_field() -> None:
+    assert [place for place, _, code in _made() if code in {"invalid_request", "invalid_spec"}] == []
 
 
 def _routes(application: Any) -> Iterator[Any]:
     for context in iter_route_contexts(application.routes):
         if isinstance(context.original_route, APIRoute):
             yield context
+
+
+def _is_error(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, errors.TrainyardError)
+
+
+def _field_codes() -> Iterator[str]:
+    """Yield the codes of fields that the source makes literally."""
+    place_of_code = {"bad_query": 2, "bad_header": 2, "FieldError": 2, "PydanticCustomError": 0}
+    for path in (*(ROOT / "api").rglob("*.py"), *(ROOT / "models").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if called in place_of_code and len(node.args) > place_of_code[called]:
+                code = node.args[place_of_code[called]]
+                if isinstance(code, ast.Constant):
+                    yield str(code.value)
 
 
 def _made() -> Iterator[tuple[str, object, str]]:

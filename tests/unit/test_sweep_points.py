@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 from models.errors import InvalidSpec
+from models.point_specs import PointSpecs, named, spec_of
 from models.recipes import get
 from models.spec import JobSpec
-from models.sweep_points import named, prepared, spec_of
+from models.sweep_points import prepared
 from models.sweep_spec import Bayesian, SweepSpec
 
 LEARNING_RATE = "training.optimizer.learning_rate"
@@ -293,3 +294,49 @@ def test_every_corner_of_a_bayesian_sweep_is_tried_but_not_every_combination() -
     domains = {f"metadata.k{number}": {"choices": [f"{choice}" for choice in range(100)]} for number in range(16)}
     whole = prepared(sweep(ranges(domains)))
     assert isinstance(whole.parameters, Bayesian)
+
+
+def test_what_points_share_is_read_as_if_each_had_its_own() -> None:
+    specs = PointSpecs(LAYERED)
+    points: list[dict[str, Any]] = [
+        {},
+        {LEARNING_RATE: 0.25},
+        {"network.layers.1.out_features": 16, LEARNING_RATE: 0.5},
+        {"dataset.validation": 0.25},
+        {"network": BASE["network"]},
+        {"dataset": {"name": "mnist"}, LEARNING_RATE: 0.1},
+    ]
+    for point in [point | {"training.seed": 1} for point in points * 2]:
+        assert specs.of(point) == spec_of(LAYERED, point) == JobSpec.model_validate(spec_of(LAYERED, point).as_json())
+
+
+def test_values_that_are_equal_to_python_alone_are_told_apart() -> None:
+    networks = [
+        {"name": "sequential", "layers": [{"kind": "flatten"}, {"kind": "linear", "out_features": 10, "bias": bias}]}
+        for bias in (True, 1, 1.0)
+    ]
+    assert networks[0] == networks[1] == networks[2]
+    with pytest.raises(InvalidSpec) as refused:
+        prepared(sweep(grid({"network": networks})))
+    assert {error.loc for error in refused.value.errors} == {
+        "parameters.values.network.1.layers.1.bias",
+        "parameters.values.network.2.layers.1.bias",
+    }
+
+
+def test_a_network_that_points_share_does_not_fit_only_with_some_data() -> None:
+    network = {"name": "sequential", "layers": [{"kind": "flatten"}, {"kind": "linear", "out_features": 10}]}
+    with pytest.raises(InvalidSpec) as refused:
+        prepared(sweep(grid({"dataset.name": ["digits", "cifar100"]}), spec=BASE | {"network": network}))
+    found = [(error.loc, error.code) for error in refused.value.errors]
+    assert found == [("parameters.values.dataset.name.1", "layer_does_not_fit")]
+
+
+def test_more_than_can_be_checked_is_refused_and_what_is_shared_counts_once() -> None:
+    classes = [f"{number} {'x' * 190}" for number in range(1_000)]
+    images = {"name": "images", "folder": "f", "resize": 8, "classes": classes}
+    spec = {"dataset": images, "network": {"name": "mlp"}}
+    with pytest.raises(InvalidSpec) as refused:
+        prepared(sweep(grid({"dataset.resize": list(range(8, 208))}), spec=spec))
+    assert [(error.loc, error.code) for error in refused.value.errors] == [("parameters", "too_long")]
+    assert prepared(sweep(grid({LEARNING_RATE: [0.1] * 1_000}), spec=spec)).parameters.size == 1_000

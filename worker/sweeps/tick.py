@@ -14,8 +14,8 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from models.errors import InvalidSpec
 from models.job import FINAL, STOPPED_BY_SWEEP, Job, Status, notification
+from models.point_specs import named, spec_of
 from models.sweep import Sweep, SweepPoint
-from models.sweep_points import named, spec_of
 from models.sweep_scores import best_values, curves
 from models.sweep_spec import Bayesian, Point, SweepSpec
 from models.user import AuditEntry, User

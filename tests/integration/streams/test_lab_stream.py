@@ -187,6 +187,7 @@ def test_streams_refuse_what_other_routes_refuse(quiet: Any, resumed: str, path:
     assert quiet.anonymous().get(path).status_code == 401
     answer = quiet.http.get(path, params={"events": "status,epochs"})
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert [(error["loc"], error["code"]) for error in answer.json()["errors"]] == [("events", "unknown_event")]
     for missing in (UNKNOWN, "x"):
         assert quiet.http.get(f"/jobs/{missing}/stream").json()["code"] == "job_not_found"
 

@@ -40,7 +40,11 @@ _WEB = (
     Code("invalid_value", 422, "The database cannot store a value of this request."),
     Code("invalid_event_id", 422, "`Last-Event-ID` names no event of this stream."),
     Code("idempotency_key_reused", 422, "The key was sent with another request, or with other rights, before."),
-    Code("rate_limited", 429, "The token's rate limit is used up, or 16 long checks of the user's are in line; `Retry-After` says for how long."),
+    Code(
+        "rate_limited",
+        429,
+        "The token's rate limit is used up, or 16 long checks of the user's are in line; `Retry-After` says for how long.",
+    ),
     Code("headers_too_large", 431, "Request line and headers have more bytes than the service takes."),
     Code("internal_error", 500, "An unexpected error, which has been logged under the request's id."),
     Code("database_unavailable", 503, "The database does not answer; try again."),

@@ -43,7 +43,7 @@ _WEB = (
     Code(
         "rate_limited",
         429,
-        "The token's rate limit is used up, or 16 long checks of the user's are in line; `Retry-After` says for how long.",
+        "The token's rate limit is used up, or 16 checks of the user's are in line; `Retry-After` says for how long.",
     ),
     Code("headers_too_large", 431, "Request line and headers have more bytes than the service takes."),
     Code("internal_error", 500, "An unexpected error, which has been logged under the request's id."),

@@ -21,7 +21,8 @@ COPY migrations migrations
 COPY recipes recipes
 COPY api api
 # What the scheduler imports; training stays out.
-COPY worker/__init__.py worker/messages.py worker/queue.py worker/scheduler.py worker/settings.py worker/
+COPY worker/__init__.py worker/messages.py worker/preemption.py worker/queue.py worker/reservations.py worker/resumption.py \
+     worker/scheduler.py worker/settings.py worker/
 COPY worker/sweeps worker/sweeps
 RUN /venv/bin/python -m compileall -q .
 

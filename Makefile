@@ -13,7 +13,7 @@ MLFLOW := .venv/mlflow
 MLFLOW_INSTALLED := $(MLFLOW)/installed
 LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header
 
-.PHONY: install demo test check up bench-training bench-api lock clean
+.PHONY: install demo test check up bench-training bench-api bench-queue lock clean
 .DELETE_ON_ERROR:
 
 install: $(INSTALLED)
@@ -38,7 +38,7 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m local check-migrations
-	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.hosts.yml docker-compose.worker.yml
 
 up: install
 	@exec $(BIN)/python -m local up --port $(PORT) --data-dir "$(DATA)" $(if $(SLOTS),--slots $(SLOTS))
@@ -59,6 +59,10 @@ $(MLFLOW_INSTALLED): $(INSTALLED) requirements/mlflow.txt
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(MLFLOW)
 	$(BIN)/uv pip install --quiet --python $(MLFLOW)/bin/python --require-hashes -r requirements/mlflow.txt
 	@touch $@
+
+# Writes docs/performance.md; ARGS="--quick" only tries it.
+bench-queue: install
+	$(BIN)/python -m benchmarks.queue $(ARGS)
 
 # The exact versions, after a change of pyproject.toml; `make lock UPGRADE=--upgrade` moves all of them.
 lock: install

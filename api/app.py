@@ -15,13 +15,15 @@ from api.audit import routes as audit
 from api.comparisons import routes as comparisons
 from api.datasets import routes as datasets
 from api.envelope import Envelope
-from api.jobs import batch
+from api.jobs import actions, batch
 from api.jobs import routes as jobs
 from api.listener import Listener
 from api.metrics import routes as metrics
 from api.news import News
 from api.openapi import TAGS, completed, operation_id
 from api.predictions import routes as predictions
+from api.queue import routes as queue
+from api.queue.line import Line
 from api.recipes import routes as recipes
 from api.services import Services
 from api.settings import ApiSettings
@@ -35,10 +37,12 @@ from api.wakes import WakeSender
 from api.webhooks import routes as webhooks
 from api.webhooks.delivery import Deliverer
 from api.webhooks.destinations import Destinations
+from api.workers import routes as workers
 from models.database import async_engine, async_sessions
 from models.job import CHANNEL
 from models.recipes import all_recipes
 from models.user import ACCESS_CHANNEL
+from models.version import VERSION
 
 
 def create_app(settings: ApiSettings) -> FastAPI:
@@ -72,9 +76,21 @@ def create_app(settings: ApiSettings) -> FastAPI:
             at_once = max(1, settings.database_connections // 2)
             async with Statements(settings.libpq_url, at_once) as statements, streams, listener, deliverer:
                 readers = asyncio.Semaphore(at_once)
+                line = Line(sessions, settings)
                 limits = RateLimits(settings.rate_limit_per_minute, settings.rate_limit_burst)
                 app.state.services = Services(
-                    settings, sessions, reading, news, wakes, readers, statements, known, limits, destinations, streams
+                    settings,
+                    sessions,
+                    reading,
+                    news,
+                    wakes,
+                    readers,
+                    statements,
+                    known,
+                    limits,
+                    destinations,
+                    streams,
+                    line,
                 )
                 yield
         finally:
@@ -84,7 +100,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app = _Application(
         title="Trainyard",
         summary="A lab's shared GPU queue: post a training job, follow its metrics, read its result.",
-        version="0.1.0",
+        version=VERSION,
         lifespan=lifespan,
         openapi_tags=TAGS,
         docs_url=None,  # `pages` has them
@@ -99,15 +115,18 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.include_router(metrics.router)
     app.include_router(jobs.router)
     app.include_router(batch.router)
+    app.include_router(actions.router)
     app.include_router(stream_routes.router)
     app.include_router(predictions.router)
     app.include_router(comparisons.router)
     app.include_router(sweeps.router)
+    app.include_router(queue.router)
     app.include_router(recipes.router)
     app.include_router(datasets.router)
     app.include_router(users.router)
     app.include_router(tokens.router)
     app.include_router(webhooks.router)
+    app.include_router(workers.router)
     app.include_router(audit.router)
     app.include_router(health.router)
     pages.install(app)

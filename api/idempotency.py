@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 from uuid import UUID
 
-import psycopg
 from fastapi import Depends, Header, Request, Response
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
@@ -22,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from api.access.caller import Caller, WriterDep
 from api.problems import ProblemError, bad_header
 from api.services import ServicesDep, SessionDep
-from api.statements import Connection
+from api.statements import Connection, connection_of
 from api.strict_json import StrictRoute
 from models.idempotency import IdempotentAnswer, is_kept
 
@@ -194,9 +193,7 @@ async def _statement(request: Request, services: ServicesDep, session: SessionDe
         async with services.statements.connection() as connection:
             yield connection
     else:
-        connected = await (await session.connection()).get_raw_connection()
-        assert isinstance(connected.driver_connection, psycopg.AsyncConnection), "the only driver that is used"
-        yield connected.driver_connection
+        yield await connection_of(session)
 
 
 # For a change that is one statement, which commits by itself unless its answer is stored with it; after IDEMPOTENT.

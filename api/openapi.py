@@ -19,6 +19,8 @@ TAGS = [
     {"name": "predictions", "description": "What a trained network says of each test sample."},
     {"name": "comparison", "description": "Jobs beside each other."},
     {"name": "sweeps", "description": "One job for each point of a space of parameters."},
+    {"name": "queue", "description": "Who runs next, and why the others wait."},
+    {"name": "workers", "description": "Where jobs run."},
     {"name": "recipes", "description": "Job specs that repeat published runs."},
     {"name": "datasets", "description": "What can be trained on."},
     {"name": "users", "description": "Who works here."},

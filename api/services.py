@@ -14,6 +14,7 @@ from api.checks import Checks
 from api.jobs.texts import JobTexts
 from api.metrics.answers import Answers
 from api.news import News
+from api.queue.line import Line
 from api.settings import ApiSettings
 from api.statements import Statements
 from api.streams.fan_out import FanOut
@@ -36,6 +37,7 @@ class Services:
     limits: RateLimits
     destinations: Destinations
     streams: FanOut
+    line: Line
     answers: Answers = field(default_factory=Answers)
     texts: JobTexts = field(default_factory=JobTexts)
     # One at a time: two threads that compute would take the interpreter from all other requests.

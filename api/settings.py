@@ -9,6 +9,7 @@ from pydantic_settings import NoDecode
 
 from api.access.loopback import is_loopback
 from models.settings import Settings
+from models.spec import MAX_PRIORITY
 
 # A name, `*.` and a name, or an address; a scheme or a port would never match.
 Host = Annotated[str, StringConstraints(to_lower=True, pattern=r"^(\*\.)?[A-Za-z0-9_.:-]*[A-Za-z0-9]$", max_length=253)]
@@ -26,6 +27,9 @@ class ApiSettings(Settings):
     database_connections: int = Field(default=10, ge=1)
     jobs_visible: Literal["lab", "own"] = "lab"  # what members read: everybody's jobs, or their own
     allow_anonymous: bool = False
+    # What members may give a job; admins may give it anything from -100 to 100.
+    member_min_priority: int = Field(default=-MAX_PRIORITY, ge=-MAX_PRIORITY, le=0)
+    member_max_priority: int = Field(default=10, ge=0, le=MAX_PRIORITY)
     request_timeout_seconds: float = Field(default=30, gt=0, le=3_600)  # in which a request must have arrived
     rate_limit_per_minute: int = Field(default=6_000, ge=1, le=1_000_000)  # per token and process
     rate_limit_burst: int = Field(default=1_000, ge=1, le=1_000_000)

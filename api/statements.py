@@ -10,10 +10,18 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 from psycopg.pq import TransactionStatus
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.database import CONNECTION, POOL_SECONDS, has_ended
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
+
+
+async def connection_of(session: AsyncSession) -> Connection:
+    """Return the driver's connection of a session: its statements belong to the session's transaction."""
+    connected = await (await session.connection()).get_raw_connection()
+    assert isinstance(connected.driver_connection, psycopg.AsyncConnection), "the only driver that is used"
+    return connected.driver_connection
 
 
 class Statements:

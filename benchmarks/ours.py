@@ -19,7 +19,7 @@ from models.spec import JobSpec
 from worker import checkpoints
 from worker.environment import describe_environment
 from worker.messages import Assignment
-from worker.runner import prepare_process
+from worker.rank import prepare_process
 from worker.training.data import DeviceSplit
 from worker.training.loop import now
 from worker.training.replicas import Replicas
@@ -107,7 +107,7 @@ def begin(setting: Setting, samples: int) -> tuple[TrainState, DeviceSplit]:
 def environment(device: str) -> Environment:
     """Describe the machine; the device `auto` is a GPU where there is one."""
     found = "cuda" if torch.cuda.is_available() else "cpu"
-    return describe_environment(torch.device(found if device == "auto" else device), None)
+    return describe_environment(torch.device(found if device == "auto" else device), 1, None)
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class _Job:
             download=False,
             checkpoints=[],
             threads=setting.threads,
-            gpu=_VisibleGpus().cuda_visible_devices.partition(",")[0] if setting.device == "cuda" else None,
+            gpus=_VisibleGpus().cuda_visible_devices.split(",")[:1] if setting.device == "cuda" else [],
             git_commit=None,
         )
         prepare_process(assignment)

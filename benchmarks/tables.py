@@ -1,5 +1,6 @@
 """Medians with their spread, tables in Markdown, and the places in a page that are written by a benchmark."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -41,6 +42,11 @@ class Goal:
     def cells(self) -> list[str]:
         """Return the row of a table."""
         return [self.what, self.wanted, self.found, "yes" if self.reached else "**no**"]
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """Return the smallest value that so many per cent of all values do not exceed (the nearest rank)."""
+    return sorted(values)[max(0, math.ceil(len(values) * percent / 100) - 1)]
 
 
 def at_least(what: str, wanted: float, found: float) -> Goal:

@@ -19,7 +19,7 @@ from benchmarks.setting import Setting
 from benchmarks.tables import with_section
 from local.children import StackError
 from models.errors import TrainyardError
-from worker.slots import usable_cores
+from worker.processor import usable_cores
 
 _PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 _PARTS = ("loops", "start", "memory", "latency", "replicas", "reference")

@@ -3,7 +3,19 @@
 from alembic import context
 from sqlalchemy import create_engine, text
 
-from models import idempotency, job, predictions, scores, sweep, user, webhook  # noqa: F401 - the tables register themselves
+from models import (  # noqa: F401 - the tables register themselves
+    idempotency,
+    job,
+    named_queue,
+    pace,
+    predictions,
+    scores,
+    share,
+    sweep,
+    user,
+    webhook,
+    worker,
+)
 from models.base import Base
 from models.settings import Settings, read_settings
 

@@ -30,4 +30,5 @@ class Base(DeclarativeBase):
         str: Text(),
         datetime: DateTime(timezone=True),
         dict[str, Any]: JSONB(),
+        list[dict[str, Any]]: JSONB(),
     }

@@ -65,6 +65,12 @@ class IllegalMove(TrainyardError):
     code = "illegal_move"
 
 
+class DependencyFailed(TrainyardError):
+    """A job that this one depends on has ended without success."""
+
+    code = "dependency_failed"
+
+
 class RecipeNotFound(TrainyardError):
     """No recipe has this name."""
 
@@ -87,6 +93,12 @@ class InvalidData(TrainyardError):
     """A data set that is missing, truncated or inconsistent; the message names the file."""
 
     code = "invalid_data"
+
+
+class InitialCheckpointLost(TrainyardError):
+    """The checkpoint that the job was to start from is missing or damaged."""
+
+    code = "initial_checkpoint_lost"
 
 
 class NonFiniteLoss(TrainyardError):
@@ -203,7 +215,31 @@ class TooManyWebhooks(TrainyardError):
     code = "too_many_webhooks"
 
 
+class QueueNotFound(TrainyardError):
+    """No queue can have this name."""
+
+    code = "queue_not_found"
+
+
+class QueueLimit(TrainyardError):
+    """As many jobs of the user wait as may (`max_queued`)."""
+
+    code = "queue_limit"
+
+
+class PriorityNotAllowed(InvalidSpec):
+    """The caller's role does not allow this priority; `errors` names the field."""
+
+    code = "priority_not_allowed"
+
+
 class SweepNotFound(TrainyardError):
     """No sweep has this id."""
 
     code = "sweep_not_found"
+
+
+class WorkerNotFound(TrainyardError):
+    """No worker has this id."""
+
+    code = "worker_not_found"

@@ -1,11 +1,14 @@
 """A job and what happens to it: statuses and their moves, attempts, epochs, the result and the log."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
+    ARRAY,
     JSON,
     BigInteger,
     CheckConstraint,
@@ -14,6 +17,7 @@ from sqlalchemy import (
     Index,
     Select,
     String,
+    Text,
     cast,
     func,
     literal_column,
@@ -23,13 +27,15 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, WriteOnlyMapped, mapped_column, relationship
 
 from models.base import Base, DatabaseTime, Key
+from models.demand import OUT_OF_MEMORY, demand_of, likeness
 from models.errors import IllegalMove, JobNotFinished, NoResult, TrainyardError
 from models.sweep import Sweep
 from models.user import User
 
-DEFAULT_QUEUE = "default"
 CHANNEL = "trainyard_jobs"  # NOTIFY channel; the payload is the id of a job that changed
 CANCELLED_BY_USER = "cancelled_by_user"
+PAUSED_BY_USER = "paused_by_user"
+PREEMPTED = "preempted"  # the slot was wanted: by a worker that shut down, or by a job of higher priority
 STOPPED_BY_SWEEP = "stopped_by_sweep"  # the rule of its sweep's early stopping gave it up
 
 
@@ -41,23 +47,28 @@ class Status(StrEnum):
     PAUSING = "pausing"  # a pause is asked for; the attempt still runs
     PAUSED = "paused"  # stopped at a checkpoint, holds no slot
     CANCELLING = "cancelling"  # a cancel is asked for; the attempt still runs
-    CANCELLED = "cancelled"  # ended by a person
-    SUCCEEDED = "succeeded"  # ended with a result
-    FAILED = "failed"  # ended without a result
+    CANCELLED = "cancelled"  # ended by a person; may be tried again
+    SUCCEEDED = "succeeded"  # ended with a result; the one status that never changes again
+    FAILED = "failed"  # ended without a result; may be tried again
 
 
+# Ended. Of these only SUCCEEDED is for ever: whoever keeps what is true of an ended job must not keep it of the others.
 FINAL = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED})
+# In SQL what Demand.takes_whole_gpus says of a job that runs on GPUs.
+TAKES_WHOLE_GPUS = "exclusive OR gpus > 1 OR gpu_memory_bytes IS NULL"
 LIVE = frozenset({Status.RUNNING, Status.PAUSING, Status.CANCELLING})  # an attempt may write
 
 MOVES: dict[Status, frozenset[Status]] = {
-    Status.QUEUED: frozenset({Status.RUNNING, Status.CANCELLED}),
+    Status.QUEUED: frozenset({Status.RUNNING, Status.PAUSED, Status.CANCELLED, Status.FAILED}),
     Status.RUNNING: frozenset({Status.QUEUED, Status.PAUSING, Status.CANCELLING, Status.SUCCEEDED, Status.FAILED}),
-    Status.PAUSING: frozenset({Status.PAUSED, Status.CANCELLING, Status.SUCCEEDED, Status.FAILED, Status.QUEUED}),
-    Status.PAUSED: frozenset({Status.QUEUED, Status.CANCELLED}),
+    Status.PAUSING: frozenset(
+        {Status.PAUSED, Status.RUNNING, Status.CANCELLING, Status.SUCCEEDED, Status.FAILED, Status.QUEUED}
+    ),
+    Status.PAUSED: frozenset({Status.QUEUED, Status.CANCELLED, Status.FAILED}),
     Status.CANCELLING: frozenset({Status.CANCELLED}),
     Status.SUCCEEDED: frozenset(),
-    Status.FAILED: frozenset(),
-    Status.CANCELLED: frozenset(),
+    Status.FAILED: frozenset({Status.QUEUED}),
+    Status.CANCELLED: frozenset({Status.QUEUED}),
 }
 
 
@@ -71,7 +82,27 @@ class Job(Base):
     __tablename__ = "jobs"
     __table_args__ = (
         CheckConstraint(f"status IN ({_one_of(Status)})", "status"),
-        Index("ix_jobs_queued", "queue", "id", postgresql_where=text(f"status = '{Status.QUEUED}'")),
+        # A claim looks at the first jobs of each user, and where a worker can run none of these, at those of each kind.
+        Index(
+            "ix_jobs_line",
+            "queue",
+            "device",
+            "gpus",
+            text(f"({TAKES_WHOLE_GPUS})"),
+            "user_id",
+            text("priority DESC"),
+            "id",
+            postgresql_where=text(f"status = '{Status.QUEUED}' AND unmet = 0"),
+        ),
+        Index(
+            "ix_jobs_queued_of_user",
+            "user_id",
+            text("priority DESC"),
+            "id",
+            postgresql_where=text(f"status = '{Status.QUEUED}'"),
+        ),
+        Index("ix_jobs_reserved_by", "reserved_by", postgresql_where=text("reserved_by IS NOT NULL")),
+        Index("ix_jobs_queued_alike", "likeness", postgresql_where=text(f"status = '{Status.QUEUED}'")),
         Index("ix_jobs_lease", "lease_expires_at", postgresql_where=text(f"status IN ({_one_of(LIVE)})")),
         Index("ix_jobs_status_id", "status", "id"),
         Index("ix_jobs_created_at_id", "created_at", "id"),
@@ -94,7 +125,19 @@ class Job(Base):
     user_id: Mapped[UUID] = mapped_column(ForeignKey(User.id))
     sweep_id: Mapped[UUID | None] = mapped_column(ForeignKey(Sweep.id), default=None)
     name: Mapped[str | None]
-    queue: Mapped[str] = mapped_column(default=DEFAULT_QUEUE)
+    queue: Mapped[str]
+    priority: Mapped[int] = mapped_column(default=0)
+    # What it asks of a worker, as models.demand has it; `exclusive` also after a lack of memory beside others.
+    device: Mapped[str]
+    gpus: Mapped[int]
+    gpu_memory_bytes: Mapped[int | None] = mapped_column(BigInteger, default=None)
+    exclusive: Mapped[bool] = mapped_column(default=False)
+    likeness: Mapped[str]
+    estimated_seconds: Mapped[float | None] = mapped_column(default=None)  # from start to end; null: nobody knows
+    unmet: Mapped[int] = mapped_column(default=0)  # jobs it depends on that have not succeeded yet
+    queued_at: Mapped[DatabaseTime]  # since when it waits; ageing counts from it
+    reserved_by: Mapped[str | None] = mapped_column(default=None)  # the worker that keeps what it needs for it
+    reserved_for: Mapped[datetime | None] = mapped_column(default=None)  # when it starts there; null: nobody knows
     status: Mapped[str] = mapped_column(default=Status.QUEUED.value)
     reason: Mapped[str | None] = mapped_column(default=None)
     message: Mapped[str | None] = mapped_column(default=None)
@@ -102,6 +145,11 @@ class Job(Base):
     epochs: Mapped[int]
     attempt: Mapped[int] = mapped_column(default=0)  # the fencing token of the newest attempt
     retries: Mapped[int] = mapped_column(default=0)  # attempts lost through no fault of the job
+    # The first attempt whose checkpoints count, and the first whose seconds do: a person's retry moves them.
+    trained_since: Mapped[int] = mapped_column(default=1, server_default=text("1"))
+    timed_since: Mapped[int] = mapped_column(default=1, server_default=text("1"))
+    initial_weights: Mapped[dict[str, Any] | None] = mapped_column(default=None)  # chosen once, by the first attempt
+    yields_to: Mapped[UUID | None] = mapped_column(default=None)  # the waiting job that its slot is wanted for
     lease_expires_at: Mapped[datetime | None] = mapped_column(default=None)
     created_at: Mapped[DatabaseTime]
 
@@ -109,17 +157,11 @@ class Job(Base):
     attempts: WriteOnlyMapped["Attempt"] = relationship(passive_deletes=True)
 
     @classmethod
-    def submit(cls, spec: dict[str, Any], *, user_id: UUID) -> "Job":
-        """Return a new queued job of this user for a resolved spec."""
-        message = waits_for(spec)
-        job = cls(
-            user_id=user_id,
-            name=spec["name"],
-            spec=spec,
-            epochs=spec["training"]["epochs"],
-            status=Status.QUEUED.value,
-            message=message,
-        )
+    def submit(cls, spec: dict[str, Any], *, user_id: UUID, unmet: Sequence[UUID] = ()) -> "Job":
+        """Return a new queued job of this user for a resolved spec; `unmet` are the jobs that have to succeed first."""
+        message = waits_for(spec, unmet)
+        job = cls(user_id=user_id, spec=spec, status=Status.QUEUED.value, message=message, **columns_of(spec))
+        job.unmet = len(unmet)
         job.transitions.add(Transition(to_status=job.status, message=message, attempt=0))
         return job
 
@@ -139,14 +181,27 @@ class Job(Base):
             )
         )
         self.status, self.reason, self.message = to.value, reason, message
+        self.reserved_by = self.reserved_for = None
         if to not in LIVE:
             self.lease_expires_at = None
+        if to is not Status.RUNNING:
+            self.yields_to = None
+        if to is Status.QUEUED:
+            self.queued_at = func.clock_timestamp()
 
-    def start_attempt(self, worker: str, lease_seconds: float) -> None:
-        """Open the next attempt under a lease by the database's clock; its number fences every later write."""
+    def start_attempt(
+        self, worker: str, lease_seconds: float, *, gpus: Sequence[str] = (), ahead_seconds: float = 0.0
+    ) -> None:
+        """Open the next attempt under a lease by the database's clock; its number fences every later write.
+
+        `gpus` are the UUIDs of those that it gets; a simulation lets it start `ahead_seconds` from now.
+        """
+        if self.status != Status.QUEUED:
+            raise self._refusal("started")
         self.attempt += 1
         self.move(Status.RUNNING, message=f"Runs on {worker}.")
-        self.attempts.add(Attempt(number=self.attempt, worker=worker))
+        started_at = database_now_plus(ahead_seconds)
+        self.attempts.add(Attempt(number=self.attempt, worker=worker, gpus=list(gpus), started_at=started_at))
         self.lease_expires_at = database_now_plus(lease_seconds)
 
     def cancel(self) -> bool:
@@ -159,6 +214,55 @@ class Job(Base):
             case _:
                 return False
         return True
+
+    def pause(self) -> None:
+        """Ask for a stop at a checkpoint, or keep a waiting job from starting; raise IllegalMove."""
+        match Status(self.status):
+            case Status.QUEUED:
+                self.move(Status.PAUSED, reason=PAUSED_BY_USER, message="Paused by a user.")
+            case Status.RUNNING:
+                self.move(Status.PAUSING, reason=PAUSED_BY_USER, message="Stops after this epoch, at a user's request.")
+            case _:
+                raise self._refusal("paused")
+
+    def resume(self, unmet: Sequence[UUID] = ()) -> None:
+        """Let a paused job wait again, or take a pause back that has not come about; raise IllegalMove.
+
+        `unmet` are the jobs that have to succeed first.
+        """
+        match Status(self.status):
+            case Status.PAUSED:
+                self.move(Status.QUEUED, message=waits_for(self.spec, unmet))
+                self.unmet = len(unmet)
+            case Status.PAUSING:
+                self.move(Status.RUNNING, message="Goes on: the pause was taken back.")
+            case _:
+                raise self._refusal("resumed")
+
+    def retry(self, unmet: Sequence[UUID] = (), *, from_start: bool) -> None:
+        """Try a job again that has failed or was cancelled, with a new time limit and no losses; raise IllegalMove.
+
+        Its next attempt goes on from the last checkpoint, or uses none; the epochs that there are stay until it has
+        recorded its own. `unmet` are the jobs that have to succeed first.
+        """
+        if self.status not in (Status.FAILED, Status.CANCELLED):
+            raise self._refusal("tried again")
+        self.move(Status.QUEUED, message=waits_for(self.spec, unmet))
+        self.unmet, self.retries, self.timed_since = len(unmet), 0, self.attempt + 1
+        if from_start:
+            self.trained_since = self.attempt + 1
+
+    def amend(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """Take another priority, name or tags while the job waits; return those that are new. Raises IllegalMove.
+
+        The spec in the row follows: it is what lists search, and what a clone starts from.
+        """
+        if self.status != Status.QUEUED:
+            raise IllegalMove(f"A job that is {self.status} is not changed: only one that is queued can be.")
+        new = {field: value for field, value in wanted.items() if self.spec[field] != value}
+        self.spec = self.spec | new
+        self.name, self.priority = self.spec["name"], self.spec["priority"]
+        return new
 
     def stop_for_sweep(self, message: str) -> bool:
         """Ask for the end of a running job that its sweep gives up for what `message` says; return as `cancel` does."""
@@ -173,6 +277,20 @@ class Job(Base):
             self.move(Status.CANCELLED, reason=self.reason, message=self.message)
         else:
             self.move(Status.CANCELLED, reason=CANCELLED_BY_USER, message="Cancelled by a user.")
+
+    def stop_at_checkpoint(self, message: str) -> None:
+        """Leave the worker because that was asked for: paused, or back to the queue; that is no loss."""
+        if self.status == Status.PAUSING:
+            self.move(Status.PAUSED, reason=PAUSED_BY_USER, message="Paused by a user.")
+        else:
+            self.move(Status.QUEUED, reason=PREEMPTED, message=f"{message} Goes on from the last checkpoint.")
+
+    def retry_alone(self, message: str) -> None:
+        """Let a job whose shared GPU had no more memory wait for GPUs of its own, or pause where that is asked for."""
+        self.exclusive = True
+        self.move(
+            Status.PAUSED if self.status == Status.PAUSING else Status.QUEUED, reason=OUT_OF_MEMORY, message=message
+        )
 
     def lose_attempt(self, reason: str, message: str, *, retry_limit: int) -> None:
         """Take the attempt away from a worker that is gone: back to the queue, or failed after `retry_limit` losses."""
@@ -190,6 +308,9 @@ class Job(Base):
                 self.move(Status.QUEUED, reason=reason, message=f"{message} Goes on from the last checkpoint.")
             case _:
                 raise IllegalMove(f"A job that is {self.status} has no attempt to lose.")
+
+    def _refusal(self, asked: str) -> IllegalMove:
+        return IllegalMove(f"A job that is {self.status} cannot be {asked}.")
 
 
 class Transition(Base):
@@ -216,6 +337,7 @@ class Attempt(Base):
     job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True)
     worker: Mapped[str]
+    gpus: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))  # UUIDs; none: it ran on the CPU
     started_at: Mapped[DatabaseTime]
     ended_at: Mapped[datetime | None] = mapped_column(default=None)
     outcome: Mapped[str | None] = mapped_column(default=None)
@@ -270,8 +392,36 @@ class LogChunk(Base):
     at: Mapped[DatabaseTime]
 
 
-def waits_for(spec: dict[str, Any]) -> str:
-    """Return the sentence of a queued job that says what it waits for."""
+class Dependency(Base):
+    """A job that waits for another to succeed."""
+
+    __tablename__ = "dependencies"
+    __table_args__ = (Index(None, "needs_id"),)
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    needs_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+
+
+def columns_of(spec: dict[str, Any]) -> dict[str, Any]:
+    """Return the columns of a new job that repeat what its resolved spec says, to be searched and compared."""
+    return {
+        "name": spec["name"],
+        "queue": spec["queue"],
+        "priority": spec["priority"],
+        "epochs": spec["training"]["epochs"],
+        "likeness": likeness(spec),
+        **asdict(demand_of(spec)),
+    }
+
+
+def waits_for(spec: dict[str, Any], unmet: Sequence[UUID] = ()) -> str:
+    """Return the sentence of a queued job that says what it waits for: these jobs first, then a worker.
+
+    The trigger `settle_dependents` writes the same sentences.
+    """
+    if unmet:
+        more = f" and {len(unmet) - 1} more" if len(unmet) > 1 else ""
+        return f"Waits for job {unmet[0]}{more}."
     return "Waits for a worker with a GPU." if spec["resources"]["device"] == "cuda" else "Waits for a worker."
 
 

@@ -1,6 +1,7 @@
 """The shapes of what a job reports: the metrics of an epoch and the whole result."""
 
 from typing import Any, Literal
+from uuid import UUID
 
 from pydantic import Field
 
@@ -212,6 +213,7 @@ class Environment(Shape):
     threads: int
     memory_bytes: int
     device: str
+    gpus: int  # that trained it together, all of the same kind; 0 on a CPU
     gpu: str | None
     gpu_memory_bytes: int | None
     system: str
@@ -260,11 +262,21 @@ class Diagnosis(Shape):
     evidence: dict[str, Any]
 
 
+class InitialWeights(Shape):
+    """Where the weights came from that a training began with: the checkpoint of an epoch of another job."""
+
+    job: UUID
+    which: Literal["best", "last"]
+    epoch: int
+    sha256: str
+
+
 class Result(Shape):
     """Everything that a report about one job needs; what each number means is in docs/numbers.md.
 
     A regression has `regression` in place of accuracy, confusion matrix and classification report. A job with replicas
-    has `replicas` beside the figures of the first of them.
+    has `replicas` beside the figures of the first of them; one that began with the weights of another job has
+    `initial_checkpoint`.
     """
 
     task: Task
@@ -287,5 +299,6 @@ class Result(Shape):
     environment: Environment
     dataset: DatasetReport
     seed: int
+    initial_checkpoint: InitialWeights | None = only_where_there_is_one()
     spec: dict[str, Any]
     diagnosis: list[Diagnosis]

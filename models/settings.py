@@ -1,5 +1,6 @@
 """The settings that every process shares, read once at its start; `python -m models.settings` checks them."""
 
+from functools import cache
 from typing import Literal, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
@@ -16,10 +17,17 @@ def _over_network(url: URL) -> bool:
     return any(host and not host.startswith(("/", "@")) for part in hosts for host in part.split(","))
 
 
-class Settings(BaseSettings):
-    """Where the database and the broker are, and whether this is a development machine."""
+class QueueRules(BaseSettings):
+    """The rules of the queue, which workers, scheduler and API all go by."""
 
     model_config = SettingsConfigDict(env_prefix="TRAINYARD_", frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    share_half_life_seconds: float = Field(default=604_800, gt=0)  # after it, what a user has used counts half
+    ageing_seconds: float = Field(default=3_600, gt=0)  # so long without being served is worth one point of priority
+
+
+class Settings(QueueRules):
+    """Where the database and the broker are, and whether this is a development machine."""
 
     database_url: str = Field(
         default="postgresql+psycopg://trainyard:trainyard@127.0.0.1:5432/trainyard", validation_alias="DATABASE_URL"
@@ -27,6 +35,7 @@ class Settings(BaseSettings):
     redis_url: str = Field(default="redis://127.0.0.1:6379/0", validation_alias="REDIS_URL")
     redis_key_prefix: str = "trainyard:"
     environment: Literal["development", "production"] = "production"
+    max_queued: int = Field(default=10_000, ge=0, le=1_000_000)  # waiting jobs of a user who has no limit of their own
 
     @model_validator(mode="after")
     def refuse_default_password(self) -> "Settings":
@@ -45,6 +54,12 @@ class Settings(BaseSettings):
     def libpq_url(self) -> str:
         """The database's address as libpq and psycopg read it."""
         return make_url(self.database_url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+@cache
+def queue_rules() -> QueueRules:
+    """Return the rules of the queue, read once; a process that started has checked them with its settings."""
+    return QueueRules()
 
 
 SomeSettings = TypeVar("SomeSettings", bound=Settings)

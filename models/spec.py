@@ -1,27 +1,73 @@
 """The job spec: what a person may ask for, every default, and the checks that need more than one field."""
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 from pydantic import Field
 
 from models.dataset_spec import DatasetChoice
+from models.demand import CUDA_CONTEXT_BYTES, GIB
 from models.errors import FieldError, InvalidSpec
 from models.memory import refuse_what_no_gpu_holds
 from models.network import LayerDoesNotFit, NetworkSummary, NetworkTooLarge, refuse_final_softmax, summarise
 from models.presets import Network, Sequential, Torchvision
 from models.training_spec import TrainingSpec
-from models.validation import MetadataKey, MetadataValue, Name, Strict, Tag
+from models.validation import MetadataKey, MetadataValue, Name, QueueName, Strict, Tag
 
 _CHOSEN_SEED_BITS = 31
+DEFAULT_QUEUE = "default"
+MAX_PRIORITY = 100
+MAX_GPUS = 64
+MAX_TAGS = 20
+_MAX_GPU_MEMORY_GB = 1_024
+_MAX_DEPENDENCIES = 50
+
+Priority = Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)]
+_GpuMemory = Annotated[float, Field(gt=CUDA_CONTEXT_BYTES / GIB, le=_MAX_GPU_MEMORY_GB)]
+JobReference = Annotated[UUID, Field(strict=False)]  # strict takes a UUID alone, and JSON has none
 
 
 class ResourcesSpec(Strict):
     """Where to run, and for how long at most."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    gpus: Annotated[int, Field(ge=1, le=MAX_GPUS)] = Field(
+        default=1, description="GPUs of one host, where it runs on GPUs; several train as one."
+    )
+    gpu_memory_gb: _GpuMemory | Literal["auto"] = Field(
+        default="auto",
+        description="GiB of each GPU that the job may need, the half that CUDA itself takes included, so that others "
+        "can share it; `auto` takes what like jobs were measured at, and a GPU alone until one was.",
+    )
+    exclusive: bool = Field(default=False, description="Nothing else on its GPUs while it runs.")
     time_limit_seconds: Annotated[int, Field(ge=1, le=2_592_000)] = 86_400
+
+    def conflicts(self, training: TrainingSpec) -> Iterator[FieldError]:
+        """Yield what cannot be together: fields with each other, or with the training."""
+        if self.device == "cpu":
+            yield from self._gpu_wishes_of_the_cpu()
+            return
+        if self.gpus > 1 and training.replicas > 1:
+            message = f"Replicas train on one GPU together, and resources.gpus is {self.gpus}: use one of the two."
+            yield FieldError("training.replicas", message, "conflict")
+        if training.batch_size % self.gpus:
+            message = f"Each of the {self.gpus} GPUs takes an equal part of a batch: choose a multiple of {self.gpus}."
+            yield FieldError("training.batch_size", message, "conflict")
+
+    def _gpu_wishes_of_the_cpu(self) -> Iterator[FieldError]:
+        for name in ("gpus", "gpu_memory_gb", "exclusive"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                message = "The job is for the CPU, and this is about GPUs: leave it out, or choose another device."
+                yield FieldError(f"resources.{name}", message, "conflict")
+
+
+class InitialCheckpoint(Strict):
+    """Where the weights come from in place of random ones: a checkpoint of another job with the same network."""
+
+    job: JobReference
+    which: Literal["best", "last"] = "best"
 
 
 class JobSpec(Strict):
@@ -35,7 +81,13 @@ class JobSpec(Strict):
     network: Network
     training: TrainingSpec = TrainingSpec()
     resources: ResourcesSpec = ResourcesSpec()
-    tags: Annotated[list[Tag], Field(max_length=20, default_factory=list)]
+    queue: QueueName = Field(default=DEFAULT_QUEUE, description="Workers each serve a list of queues.")
+    priority: Priority = Field(default=0, description="Higher runs first; an admin bounds what members may ask for.")
+    depends_on: Annotated[list[JobReference], Field(max_length=_MAX_DEPENDENCIES, default_factory=list)] = Field(
+        description="Jobs that have to succeed before this one starts; it fails where one of them does not."
+    )
+    initial_checkpoint: InitialCheckpoint | None = None
+    tags: Annotated[list[Tag], Field(max_length=MAX_TAGS, default_factory=list)]
     metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16, default_factory=dict)] = Field(
         description="The submitter's own pairs, found again by `GET /jobs?metadata[key]=value`."
     )
@@ -58,7 +110,7 @@ class JobSpec(Strict):
 
         `summary_of` gives what `summary` does, for who has it already.
         """
-        conflicts = list(self.training.conflicts(self.dataset))
+        conflicts = [*self.training.conflicts(self.dataset), *self.resources.conflicts(self.training)]
         if conflicts:
             raise InvalidSpec(conflicts)
         if (summary := summary_of(self)) is not None:

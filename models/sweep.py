@@ -72,6 +72,10 @@ class Sweep(Base):
         self.cancelled_at = now
         return True
 
+    def reopen(self) -> None:
+        """Follow the jobs again: one of them is tried once more."""
+        self.ended_at = None
+
     def end(self, now: datetime) -> None:
         """Close the sweep: every job of it has ended, and there will be no more."""
         self.ended_at = now

@@ -1,7 +1,7 @@
 """The checks of a sweep at submit: every point that is known, and its errors named where they stand in the request."""
 
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice, product
 from typing import Any
@@ -10,6 +10,8 @@ from models.errors import FieldError, InvalidSpec
 from models.point_specs import MAX_CHECKED_CHARACTERS, PointSpecs, TooMuchToCheck, spec_of, with_value
 from models.spec import JobSpec
 from models.sweep_spec import Bayesian, Grid, Point, PointList, Random, SweepSpec, as_text
+
+Check = Callable[[JobSpec], None]  # raises InvalidSpec for what may not be asked for
 
 _CHOSEN_SEED_BITS = 31
 _SEED = "training.seed"
@@ -24,13 +26,18 @@ _TOO_MUCH = FieldError(
 )
 
 
-def prepared(sweep: SweepSpec) -> SweepSpec:
+def _anything(_: JobSpec) -> None:
+    """Whatever a valid spec asks for is taken."""
+
+
+def prepared(sweep: SweepSpec, check: Check = _anything) -> SweepSpec:
     """Return the sweep with its name, its direction and every seed that was left open recorded in it.
 
     Raises InvalidSpec naming the parameter and the place of each value that makes a spec that could not be submitted.
-    What is checked is every point of a grid, of a list and of a random sweep, and the ends and choices of all ranges.
+    What is checked is every point of a grid, of a list and of a random sweep, and the ends and choices of all ranges;
+    `check` is asked about each spec besides.
     """
-    base = _checked_base(sweep)
+    base = _checked_base(sweep, check)
     changes: dict[str, Any] = {
         "name": sweep.name or base.name,
         "direction": "maximize" if sweep.maximizes else "minimize",
@@ -40,19 +47,21 @@ def prepared(sweep: SweepSpec) -> SweepSpec:
     # One seed for all jobs: with one of its own each would hold out another validation split.
     whole = sweep.model_copy(update=changes | {"spec": with_value(sweep.spec, _SEED, base.training.seed)})
     specs = PointSpecs(whole.spec)
-    _check_points(whole, specs, _known_points(whole))
+    _check_points(whole, specs, _known_points(whole), check)
     if isinstance(whole.parameters, Random):
         drawn = (_Candidate(point, _RANGES, {}) for point in whole.parameters.every_point())
-        _check_points(whole, specs, drawn)
+        _check_points(whole, specs, drawn, check)
     return whole
 
 
-def _checked_base(sweep: SweepSpec) -> JobSpec:
+def _checked_base(sweep: SweepSpec, check: Check) -> JobSpec:
     try:
-        return spec_of(sweep.spec, {})
+        base = spec_of(sweep.spec, {})
+        check(base)
     except InvalidSpec as error:
         fields = [FieldError(_inside("spec", field.loc), field.message, field.code) for field in error.errors]
         raise InvalidSpec(fields) from None
+    return base
 
 
 @dataclass(frozen=True)
@@ -68,11 +77,13 @@ class _Candidate:
         return _inside(f"{self.where}.{path}", self.places.get(path, ""))
 
 
-def _check_points(sweep: SweepSpec, specs: PointSpecs, candidates: Iterable[_Candidate]) -> None:
+def _check_points(sweep: SweepSpec, specs: PointSpecs, candidates: Iterable[_Candidate], check: Check) -> None:
     problems: dict[tuple[str, str], FieldError] = {}
     for candidate in candidates:
         try:
-            found = _objective_problems(sweep, specs.of(candidate.point))
+            spec = specs.of(candidate.point)
+            check(spec)
+            found = _objective_problems(sweep, spec)
         except InvalidSpec as error:
             found = [_in_request(field, candidate) for field in error.errors]
         except TooMuchToCheck:

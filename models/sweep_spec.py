@@ -25,7 +25,20 @@ Objective = Literal[
     "validation_accuracy", "validation_loss", "train_accuracy", "train_loss", "test_accuracy", "test_loss"
 ]
 Direction = Literal["maximize", "minimize"]
-Path = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$", max_length=200)]
+_SAME_FOR_ALL = ("depends_on", "initial_checkpoint")
+
+
+def _may_vary(path: str) -> str:
+    if path.partition(".")[0] in _SAME_FOR_ALL:
+        raise PydanticCustomError("same_for_all", "'{path}' is the same for all jobs of a sweep", {"path": path})
+    return path
+
+
+Path = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$", max_length=200),
+    AfterValidator(_may_vary),
+]
 Point = dict[str, JsonValue]  # the value of each parameter, by the dotted path of its field
 
 

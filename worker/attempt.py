@@ -1,17 +1,21 @@
 """What an attempt writes to Postgres: each write locks the job's row under the fencing token first."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 from uuid import UUID
 
 from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, sessionmaker
 
+from models.demand import OUT_OF_MEMORY
 from models.errors import TrainyardError
 from models.job import (
     LIVE,
+    PREEMPTED,
     Epoch,
     Job,
     JobResult,
@@ -21,11 +25,14 @@ from models.job import (
     database_now_plus,
     notification,
 )
+from models.pace import CPU, GpuUse, measured_seconds, record_pace, refresh_estimates
 from models.predictions import Predictions
-from models.result import EpochMetrics, essentials
+from models.result import EpochMetrics, InitialWeights, essentials
 from models.scores import score_epoch, score_test
+from models.spec import InitialCheckpoint
 from worker.messages import Predicted, SavedCheckpoint
 from worker.queue import Claim, end_attempt
+from worker.warm_start import Choice, choose, keep
 
 LOG_LIMIT = 1_048_576  # characters of log kept per job, the newest
 
@@ -56,15 +63,43 @@ class AttemptRecord:
             if renewed.first() is None:
                 raise AttemptSuperseded("The lease is lost.")
 
-    def status(self) -> Status:
-        """Return the job's status, so that a request to stop is seen."""
+    def request(self) -> Literal["cancel", "pause", "preemption"] | None:
+        """Return what the runner is asked to stop for, if for anything."""
         with self._sessions.begin() as session:
-            status = session.scalar(
-                select(Job.status).where(Job.id == self._claim.job_id, Job.attempt == self._claim.attempt)
-            )
-        if status not in LIVE:
-            raise AttemptSuperseded("Another attempt has the job, or the job is over.")
-        return Status(status)
+            found = session.execute(
+                select(Job.status, Job.yields_to).where(
+                    Job.id == self._claim.job_id, Job.attempt == self._claim.attempt, Job.status.in_(LIVE)
+                )
+            ).one_or_none()
+        match found:
+            case None:
+                raise AttemptSuperseded("Another attempt has the job, or the job is over.")
+            case (Status.CANCELLING, _):
+                return "cancel"
+            case (Status.PAUSING, _):
+                return "pause"
+            case (_, None):
+                return None
+        return "preemption"
+
+    def initial_weights(self, initial: InitialCheckpoint, artifacts: Path) -> InitialWeights:
+        """Return what the job begins with, chosen and kept once for all its attempts; raise InitialCheckpointLost.
+
+        `artifacts` holds a directory for each job.
+        """
+        with self._sessions.begin() as session:
+            chosen = session.get_one(Job, self._claim.job_id).initial_weights
+        if chosen is not None:
+            return InitialWeights.model_validate_json(json.dumps(chosen))
+
+        def look() -> Choice:
+            with self._sessions.begin() as session:
+                return choose(session, initial)
+
+        weights = keep(look, artifacts, artifacts / str(self._claim.job_id))
+        with self._locked() as (_, job):
+            job.initial_weights = weights.model_dump(mode="json")
+        return weights
 
     def say(self, message: str) -> None:
         """Show what the runner does now."""
@@ -73,10 +108,11 @@ class AttemptRecord:
                 job.message = message
                 session.execute(notification(job.id))
 
-    def add_epoch(self, metrics: EpochMetrics, checkpoint: SavedCheckpoint) -> None:
-        """Record an epoch once; an epoch that is repeated after a resume takes its own row again.
+    def add_epoch(self, metrics: EpochMetrics, checkpoint: SavedCheckpoint) -> str | None:
+        """Record an epoch once, and return the checkpoint's file of the best epoch now.
 
-        What earlier attempts had recorded beyond it is overtaken, and goes: this attempt trains those epochs anew.
+        An epoch that is repeated after a resume takes its own row again. What earlier attempts had recorded beyond it
+        is overtaken, and goes: this attempt trains those epochs anew.
         """
         values = metrics.model_dump(exclude={"train_seconds"}) | {
             "job_id": self._claim.job_id,
@@ -93,6 +129,8 @@ class AttemptRecord:
             overtaken = session.execute(_DROP_OVERTAKEN, beyond).first() is not None
             score_epoch(session, job.id, metrics.epoch, others_went=overtaken)
             session.execute(notification(job.id))
+            best: str | None = session.scalar(_BEST_CHECKPOINT, {"job": job.id})
+            return best
 
     def add_log(self, text: str) -> None:
         """Keep what the runner printed; beyond LOG_LIMIT the oldest pieces of the job's log go."""
@@ -101,8 +139,8 @@ class AttemptRecord:
             session.flush()
             session.execute(delete(LogChunk).where(LogChunk.id.in_(_beyond_limit(job.id))))
 
-    def succeed(self, result: dict[str, Any], predictions: Predicted | None) -> None:
-        """Store the result and the predictions and end the job, unless a cancel came first."""
+    def succeed(self, result: dict[str, Any], predictions: Predicted | None, gpu: GpuUse | None = None) -> None:
+        """Store the result and the predictions and end the job, unless a cancel came first; `gpu` is what it took."""
         with self._locked() as (session, job):
             if self._cancelled(session, job):
                 return
@@ -115,6 +153,7 @@ class AttemptRecord:
                 session.add(Predictions.of(job.id, self._claim.attempt, **predictions.model_dump()))
             accuracy = result["accuracy"]["test"] if result["accuracy"] else None
             score_test(session, job.id, accuracy=accuracy, loss=result["loss"]["test"])
+            _record_pace(session, job, result, gpu)
             job.move(Status.SUCCEEDED)
             self._end(session, job)
 
@@ -134,13 +173,21 @@ class AttemptRecord:
             job.lose_attempt(reason, message, retry_limit=retry_limit)
             self._end(session, job, outcome=reason)
 
-    def preempt(self, message: str) -> None:
-        """Return the job to the queue because the worker shuts down; that is no loss, and not counted as one."""
+    def retry_alone(self, message: str) -> None:
+        """Return a job whose shared GPU had no more memory to the queue, for GPUs of its own; that is no loss."""
         with self._locked() as (session, job):
             if self._cancelled(session, job):
                 return
-            job.move(Status.QUEUED, reason="preempted", message=message)
-            self._end(session, job, outcome="preempted")
+            job.retry_alone(message)
+            self._end(session, job, outcome=OUT_OF_MEMORY)
+
+    def stop_at_checkpoint(self, message: str) -> None:
+        """Pause the job, or return it to the queue for what `message` says; that is no loss, and not counted as one."""
+        with self._locked() as (session, job):
+            if self._cancelled(session, job):
+                return
+            job.stop_at_checkpoint(message)
+            self._end(session, job, outcome=job.status if job.status == Status.PAUSED else PREEMPTED)
 
     @contextmanager
     def _locked(self, *, share: bool = False) -> Iterator[tuple[Session, Job]]:
@@ -168,12 +215,26 @@ class AttemptRecord:
 
     def _end(self, session: Session, job: Job, outcome: str | None = None) -> None:
         end_attempt(session, job.id, self._claim.attempt, outcome or job.status)
+        session.execute(refresh_estimates([job.id]))  # of one that is queued again: fewer epochs are left
         session.execute(notification(job.id))
 
 
+_BEST_CHECKPOINT = text(
+    "SELECT checkpoint FROM epochs JOIN scores ON scores.job_id = epochs.job_id AND scores.best_epoch = epochs.epoch "
+    "WHERE epochs.job_id = :job"
+)
 _DROP_OVERTAKEN = text(
     "DELETE FROM epochs WHERE job_id = :job AND attempt < :attempt AND epoch > :epoch RETURNING epoch"
 )
+
+
+def _record_pace(session: Session, job: Job, result: dict[str, Any], gpu: GpuUse | None) -> None:
+    """Take the job into the pace of its like, on the device that it ended on."""
+    if (seconds := measured_seconds(session, job)) is None:
+        return
+    epoch, other = seconds
+    device = result["environment"]["gpu"] or CPU
+    record_pace(session, job, device=device, epoch_seconds=epoch, other_seconds=other, gpu=gpu)
 
 
 def _beyond_limit(job_id: UUID) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from models.errors import InitialCheckpointLost
 from worker.messages import SavedCheckpoint
 
 
@@ -42,6 +43,18 @@ def load_newest(
         state: dict[str, Any] = loaded["state"]
         return state, candidate
     return None
+
+
+def load_initial(path: Path, sha256: str) -> dict[str, Any]:
+    """Return the state of another job's checkpoint; raise InitialCheckpointLost where it is missing or damaged."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InitialCheckpointLost(f"The initial checkpoint cannot be read: {error.strerror}.") from None
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise InitialCheckpointLost("The initial checkpoint is damaged: its checksum differs.")
+    state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)["state"]
+    return state
 
 
 def _write_durably(path: Path, content: bytes) -> None:

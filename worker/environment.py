@@ -11,8 +11,8 @@ from models.result import Environment
 from worker.processor import processor_name
 
 
-def describe_environment(device: torch.device, git_commit: str | None) -> Environment:
-    """Describe this machine as the runner sees it."""
+def describe_environment(device: torch.device, ranks: int, git_commit: str | None) -> Environment:
+    """Describe this machine as the runner sees it, one of so many ranks with such a device each."""
     cuda = device.type == "cuda"
     return Environment(
         processor=processor_name(),
@@ -20,6 +20,7 @@ def describe_environment(device: torch.device, git_commit: str | None) -> Enviro
         threads=torch.get_num_threads(),
         memory_bytes=psutil.virtual_memory().total,
         device=device.type,
+        gpus=ranks if cuda else 0,
         gpu=torch.cuda.get_device_name(device) if cuda else None,
         gpu_memory_bytes=torch.cuda.get_device_properties(device).total_memory if cuda else None,
         system=platform.platform(),

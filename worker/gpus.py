@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import psutil
 import pynvml
 import structlog
 
@@ -17,6 +18,7 @@ class Gpu:
     uuid: str
     name: str
     capability: tuple[int, int]
+    memory_bytes: int  # that programs may have: all but what the driver keeps for itself
 
 
 def usable_gpus() -> list[Gpu]:
@@ -40,4 +42,18 @@ def usable_gpus() -> list[Gpu]:
 def _describe(index: int) -> Gpu:
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
     major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
-    return Gpu(pynvml.nvmlDeviceGetUUID(handle), pynvml.nvmlDeviceGetName(handle), (major, minor))
+    return Gpu(
+        uuid=pynvml.nvmlDeviceGetUUID(handle),
+        name=pynvml.nvmlDeviceGetName(handle),
+        capability=(major, minor),
+        memory_bytes=_memory_of(handle),
+    )
+
+
+def _memory_of(handle: object) -> int:
+    # What other programs have now is not taken off: it changes, and a killed worker's runners may be among them.
+    try:
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2)
+    except pynvml.NVMLError_NotSupported:  # its memory is the host's
+        return int(psutil.virtual_memory().total)
+    return int(memory.total - memory.reserved)

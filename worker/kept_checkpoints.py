@@ -1,4 +1,4 @@
-"""Which checkpoint files of a job stay on disk: the newest that Postgres knows, and nothing older."""
+"""Which checkpoint files of a job stay on disk: the newest that Postgres knows, and that of the best epoch."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,10 +18,14 @@ class KeptCheckpoints:
             if path.name not in names and int(path.name.split("-")[1]) < attempt:
                 path.unlink(missing_ok=True)
 
-    def add(self, checkpoint: SavedCheckpoint) -> None:
-        """Keep one that was just recorded; remove those of epochs that it repeats, then the oldest beyond the limit."""
+    def add(self, checkpoint: SavedCheckpoint, best: str | None = None) -> None:
+        """Keep one that was just recorded; remove those of epochs that it repeats, then the oldest beyond the limit.
+
+        The file named `best`, of the best epoch so far, stays however old it is.
+        """
         earlier = [kept for kept in self._kept if kept.epoch < checkpoint.epoch]
-        keep = [*earlier[-(CHECKPOINTS_KEPT - 1) :], checkpoint]
+        newest = earlier[-(CHECKPOINTS_KEPT - 1) :]
+        keep = [*(kept for kept in earlier if kept in newest or kept.file == best), checkpoint]
         for superfluous in self._kept:
             if superfluous not in keep:
                 (self._directory / superfluous.file).unlink(missing_ok=True)

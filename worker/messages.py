@@ -7,10 +7,14 @@ from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 
-from models.result import EpochMetrics
+from models.result import EpochMetrics, InitialWeights
 from models.spec import JobSpec
 
-STOP = b"stop"  # a command of the supervisor: leave the loop after this epoch; any other is a renewed lease's end
+STOP = b"stop"  # a command of the supervisor: leave the loop after this epoch; what is no word is a renewed lease's end
+GO_ON = b"go on"  # a command: the loop is not to be left after all
+INITIAL_FILE = "initial.pt"  # in a job's directory: the checkpoint of another job that it began with
+RUNNER_ERROR = "runner_error"  # the reason of what failed without one of its own
+RANK_DIED = 70  # the exit code of a runner one of whose other ranks died, which its log names
 CHECKPOINTS_KEPT = 2  # the last, and the one before in case the last is damaged
 
 
@@ -48,11 +52,12 @@ class Assignment(_Message):
     datasets: Path
     download: bool
     checkpoints: list[SavedCheckpoint]  # newest first
+    initial: InitialWeights | None = None  # to begin with, where there is no checkpoint; the file is INITIAL_FILE
     threads: int
     slots: int = 1  # of the worker, which share the memory of its host
-    slots_per_gpu: int = 1  # which share that of the GPU
     data_limit_bytes: int | None = None  # more than this is not put on the device; None: by the memory that is free
-    gpu: str | None  # a UUID for CUDA_VISIBLE_DEVICES
+    gpus: list[str]  # UUIDs for CUDA_VISIBLE_DEVICES; none: it trains on the CPU
+    gpu_memory_bytes: int | None = None  # what it may take of a GPU that it shares; None: nobody shares it
     git_commit: str | None
 
 
@@ -89,19 +94,24 @@ class Predicted(_Message):
 
 
 class Succeeded(_Message):
-    """The result, but for the times that only the database knows, and the predictions, where they are few enough."""
+    """The result, but for the times that only the database knows, and the predictions, where they are few enough.
+
+    `peak_gpu_bytes` is the most that torch ever held of one GPU, None on the CPU.
+    """
 
     type: Literal["succeeded"] = "succeeded"
     result: dict[str, Any]
     predictions: Predicted | None
+    peak_gpu_bytes: int | None = None
 
 
 class Failed(_Message):
-    """The job cannot succeed: a stable reason and a sentence."""
+    """The job cannot succeed: a stable reason and a sentence; `cuda` says that a GPU gave no more memory."""
 
     type: Literal["failed"] = "failed"
     reason: str
     message: Sentence
+    cuda: bool = False
 
 
 Event = Annotated[Phase | EpochEnded | Succeeded | Failed, Field(discriminator="type")]

@@ -1,5 +1,6 @@
-"""What the processor of this machine is called."""
+"""What the processor of this machine is called, and how much of it is ours."""
 
+import os
 import platform
 from pathlib import Path
 
@@ -12,3 +13,8 @@ def processor_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use, which can be fewer than the host has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

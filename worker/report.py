@@ -80,7 +80,7 @@ def build_result(
         parameters=_parameters(state),
         macs_per_sample=state.summary.macs,
         flops_per_sample=2 * state.summary.macs,
-        environment=describe_environment(state.device, git_commit),
+        environment=describe_environment(state.device, state.ranks.count, git_commit),
         dataset=described.report,
         seed=spec.training.seed,
         spec=spec.as_json(),

@@ -1,44 +1,33 @@
 """The runner: a process of its own that trains one attempt of one job; it knows no database and no queue."""
 
-import ctypes
 import math
 import os
 import threading
 import time
-import traceback
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from multiprocessing.connection import Connection
 
-import torch
-
-from models.errors import BatchOfOne, DeviceUnavailable, InvalidData, TrainyardError
+from models.errors import BatchOfOne, InvalidData
 from models.network import NetworkSummary
 from models.result import DatasetReport
-from worker import checkpoints, datasets
-from worker.datasets import PreparedData
-from worker.messages import STOP, Assignment, EpochEnded, Event, Failed, Phase, Succeeded
+from worker import checkpoints
+from worker.failures import failure_of
+from worker.messages import GO_ON, STOP, Assignment, EpochEnded, Event, Failed, Phase, SavedCheckpoint, Succeeded
+from worker.other_ranks import OtherRanks
+from worker.rank import Rank, follow_first, prepare_process
 from worker.report import Measured, build_result
 from worker.report_predictions import report_predictions
 from worker.stopwatch import StartPhase, Stopwatch
 from worker.training.inspection import inspect
 from worker.training.latency import measure_latency
 from worker.training.loop import measure_penalty, now
-from worker.training.memory import data_limit
-from worker.training.precision import prepare_precision
+from worker.training.memory import peak_reserved_bytes
 from worker.training.replicas import Replicas
-from worker.training.splits import Splits, evaluate_splits, put_splits
+from worker.training.splits import Splits, evaluate_splits
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-_KEEP_BYTES = 2**30
-_PROGRESS_SECONDS = 1.0
-# What torch says with plain errors of Python, by words of their message.
-_REASONS = {
-    "DefaultCPUAllocator: can't allocate memory": "out_of_memory",
-    "does not have a deterministic implementation": "not_deterministic",
-    "Expected more than 1 value per channel when training": "batch_of_one",
-}
-_WEIGHTS = "weights"  # under the data set directory: files that an admin placed for torchvision's networks
+_TELLING = threading.Lock()  # two threads may tell: the one that trains, and the one that watches the other ranks
 
 
 def run(stopwatch: Stopwatch, assignment: str, commands: Connection, events: Connection, output: Connection) -> None:
@@ -46,87 +35,88 @@ def run(stopwatch: Stopwatch, assignment: str, commands: Connection, events: Con
     os.setsid()  # whatever this job starts dies with it, by its process group
     os.dup2(output.fileno(), 1)
     os.dup2(output.fileno(), 2)
+    task = Assignment.model_validate_json(assignment)
+    others = OtherRanks.forked(len(task.gpus), partial(follow_first, task))  # before there are threads and CUDA
     stop = threading.Event()
     threading.Thread(target=_obey, args=(commands, stop), name="commands", daemon=True).start()
+    others.watch(partial(_send, events))
     outcome: Succeeded | Failed | None
     try:
-        task = Assignment.model_validate_json(assignment)
         prepare_process(task)
-        outcome = _Run(task, events, stop, stopwatch).outcome()
-    except TrainyardError as error:
-        outcome = Failed(reason=error.code, message=str(error))
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        traceback.print_exc()
-        outcome = Failed(reason="out_of_memory", message=f"The memory did not suffice: {error}")
+        outcome = _Run(task, events, stop, stopwatch, others).outcome()
     except Exception as error:  # noqa: BLE001 - whatever happened, the job must be told
-        traceback.print_exc()
-        outcome = Failed(reason=_reason_of(error), message=f"{type(error).__name__}: {error}")
+        outcome = failure_of(error)
+        others.end(outcome)
     if outcome is not None:
         _send(events, outcome)
 
 
-class _Run:
-    """One attempt from its data to its result."""
+class _Run(Rank):
+    """One attempt from its data to its result, by its first rank."""
 
-    def __init__(self, task: Assignment, events: Connection, stop: threading.Event, stopwatch: Stopwatch) -> None:
-        self.task, self.spec, self.events, self.stop = task, task.spec, events, stop
-        self.stopwatch = stopwatch
-        self.device = _device(self.spec.resources.device)
+    def __init__(
+        self, task: Assignment, events: Connection, stop: threading.Event, stopwatch: Stopwatch, others: OtherRanks
+    ) -> None:
+        super().__init__(task, others.ranks)
+        self.events, self.stop, self.stopwatch, self.others = events, stop, stopwatch, others
         self._ended("device")
 
     def outcome(self) -> Succeeded | None:
         """Train to the end and measure, or return None where a stop was asked for."""
         self._say("Reads the data set.")
-        data = self._prepare_data()
+        data = self.prepare_data()
         self._ended("data")
         self._say("Builds the network.")
-        replicas = Replicas.fresh(self.spec, self.device, weights=self.task.datasets / _WEIGHTS)
+        replicas = self.build()
         self._require_batches_that_normalise(replicas.first.summary, data[0].report.splits["train"].samples)
-        self._resume(replicas, data[0].report)
+        self.others.start(self._resume(replicas, data[0].report))
         self._ended("network")
-        splits = self._put_splits(data, replicas.first.memory_format)
+        splits = self.put_splits(data, replicas.first.memory_format)
         self._ended("data")
-        self._say(f"Trains on {self.device.type}.")
-        for metrics in replicas.fit(self.spec.training, splits):
-            content = replicas.state_dict() | {"data": data[0].report.checksum}
-            saved = checkpoints.save(self.task.artifacts, content, attempt=self.task.attempt, epoch=metrics.epoch)
-            _send(self.events, EpochEnded(metrics=metrics, checkpoint=saved))
+        with self._all_ranks():
             if self.stop.is_set():
                 return None
+            self._say(f"Trains on {self.device.type}.")
+            for metrics in replicas.fit(self.spec.training, splits):
+                content = replicas.state_dict() | {"data": data[0].report.checksum}
+                saved = checkpoints.save(self.task.artifacts, content, attempt=self.task.attempt, epoch=metrics.epoch)
+                _send(self.events, EpochEnded(metrics=metrics, checkpoint=saved))
+                if self.stop.is_set():
+                    return None
         self._say("Evaluates.")
         measured = self._measure(replicas, splits)
         result = build_result(self.spec, replicas, measured, data, self.task.git_commit)
+        result = result.model_copy(update={"initial_checkpoint": self.task.initial})
         predictions = report_predictions(measured.replicas[0].test, data[0])
-        return Succeeded(result=result.model_dump(mode="json"), predictions=predictions)
+        peak = peak_reserved_bytes() if self.device.type == "cuda" else None
+        return Succeeded(result=result.model_dump(mode="json"), predictions=predictions, peak_gpu_bytes=peak)
 
-    def _prepare_data(self) -> list[PreparedData]:
-        return datasets.prepare_each(
-            self.spec.dataset,
-            seeds=self.spec.training.seeds,
-            root=self.task.datasets,
-            download=self.task.download,
-            progress=_print_progress(self.spec.dataset.name),
-        )
+    @contextmanager
+    def _all_ranks(self) -> Iterator[None]:
+        """Train with the others, and let them end; where an error leaves this, they are killed by `run`."""
+        self.ranks.meet(self.device)
+        yield
+        self.others.dismiss()
+        self.ranks.leave()
 
-    def _put_splits(self, data: Sequence[PreparedData], memory_format: torch.memory_format) -> list[Splits]:
-        limit = self.task.data_limit_bytes
-        if limit is None:
-            sharing = self.task.slots_per_gpu if self.device.type == "cuda" else self.task.slots
-            limit = data_limit(self.device, sharing)
-        return put_splits(data, self.device, memory_format=memory_format, limit_bytes=limit)
+    def _resume(self, replicas: Replicas, data: DatasetReport) -> SavedCheckpoint | None:
+        """Go on from the newest checkpoint, and return it; without one, begin with the weights that were asked for.
 
-    def _resume(self, replicas: Replicas, data: DatasetReport) -> None:
-        """Go on from the newest checkpoint; raise InvalidData where it was trained on other data than there are now."""
+        Raises InitialCheckpointLost, or InvalidData where it was trained on other data than there are now.
+        """
         found = checkpoints.load_newest(self.task.artifacts, self.task.checkpoints)
-        if found is not None:
-            saved, checkpoint = found
-            if saved["data"] != data.checksum:
-                raise InvalidData(
-                    f"The data set {data.name} has changed since epoch {checkpoint.epoch}: one training cannot go on "
-                    "over two data sets. Put the old data back, or submit the job again."
-                )
-            replicas.load_state_dict(saved)
-            print(f"Attempt {self.task.attempt} goes on after epoch {checkpoint.epoch}.", flush=True)
+        if found is None:
+            self.load_initial_weights(replicas)
+            return None
+        saved, checkpoint = found
+        if saved["data"] != data.checksum:
+            raise InvalidData(
+                f"The data set {data.name} has changed since epoch {checkpoint.epoch}: one training cannot go on "
+                "over two data sets. Put the old data back, or submit the job again."
+            )
+        replicas.load_state_dict(saved)
+        print(f"Attempt {self.task.attempt} goes on after epoch {checkpoint.epoch}.", flush=True)
+        return checkpoint
 
     def _measure(self, replicas: Replicas, splits: Sequence[Splits]) -> Measured:
         started = now(self.device)
@@ -164,12 +154,8 @@ class _Run:
         _send(self.events, Phase(message=message))
 
 
-def _reason_of(error: Exception) -> str:
-    return next((reason for words, reason in _REASONS.items() if words in str(error)), "runner_error")
-
-
 def _obey(commands: Connection, stop: threading.Event) -> None:
-    """Set `stop` when the supervisor says so; end at once when it is gone or the lease is over.
+    """Set and clear `stop` as the supervisor says; end at once when it is gone or the lease is over.
 
     Nobody would record what follows, and another runner may have the job. Leases are moments of time.monotonic(),
     which all processes of a host share.
@@ -180,6 +166,8 @@ def _obey(commands: Connection, stop: threading.Event) -> None:
             command = commands.recv_bytes()
             if command == STOP:
                 stop.set()
+            elif command == GO_ON:
+                stop.clear()
             else:
                 lease_end = float(command)
     except EOFError:
@@ -187,39 +175,6 @@ def _obey(commands: Connection, stop: threading.Event) -> None:
     os._exit(1)
 
 
-def prepare_process(task: Assignment) -> None:
-    """Set this process up for a job before it touches torch: its GPU, its precision, its threads and its memory."""
-    warnings.simplefilter("default")
-    # CUDA reads it at its first use, which is in this process.
-    os.environ["CUDA_VISIBLE_DEVICES"] = task.gpu or ""  # noqa: TID251
-    prepare_precision(task.spec.training)
-    torch.set_num_threads(task.threads)
-    # glibc gives large blocks back to the kernel after each step; a step then spends its time in page faults.
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(_M_MMAP_THRESHOLD, _KEEP_BYTES)
-        libc.mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES)
-
-
-def _device(wanted: str) -> torch.device:
-    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise DeviceUnavailable("The job asks for a GPU, and torch finds none on this worker.")
-    return torch.device("cuda")
-
-
-def _print_progress(name: str) -> Callable[[int, int], None]:
-    last = 0.0
-
-    def show(done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last > _PROGRESS_SECONDS or done == total:
-            last = time.monotonic()
-            print(f"Decoded {done:,} of {total:,} images of {name}.", flush=True)
-
-    return show
-
-
 def _send(events: Connection, event: Event) -> None:
-    events.send_bytes(event.model_dump_json().encode())
+    with _TELLING:
+        events.send_bytes(event.model_dump_json().encode())

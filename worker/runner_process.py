@@ -11,11 +11,12 @@ from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 
-from worker.messages import EVENT, STOP, Assignment, Event
+from worker.messages import EVENT, GO_ON, STOP, Assignment, Event
 from worker.stopwatch import Stopwatch
 
 OUTPUT_LIMIT = 262_144  # bytes of output kept between two visits of the supervisor, the newest
 _READ = 65_536
+_END_SECONDS = 10  # a process that the kernel holds may not go, and its supervisor must
 
 
 def forkserver() -> ForkServerContext:
@@ -93,10 +94,15 @@ class RunnerProcess:
         self.set_deadline("lease", moment)
         self._command(repr(last_moment).encode())
 
-    def ask_to_stop(self, purpose: str, *, grace_seconds: float) -> None:
-        """Let the runner leave after this epoch, and kill it where that takes longer than the grace."""
+    def ask_to_stop(self, purpose: str, *, grace_seconds: float | None) -> None:
+        """Let the runner leave after this epoch, and kill it where that takes longer than the grace, if any."""
         self._command(STOP)
-        self.set_deadline(purpose, time.monotonic() + grace_seconds)
+        if grace_seconds is not None:
+            self.set_deadline(purpose, time.monotonic() + grace_seconds)
+
+    def go_on(self) -> None:
+        """Let the runner stay after all, if it has not left yet."""
+        self._command(GO_ON)
 
     def wait(self, seconds: float) -> bool:
         """Wait for news at most this long; return whether the runner has ended."""
@@ -126,6 +132,12 @@ class RunnerProcess:
         if not self._ended:
             self._process.kill()
             self._kill_group()
+
+    def end(self) -> None:
+        """Kill it and return when it is gone: its cores and its memory are free for another job then."""
+        self.kill()
+        with self._news:
+            self._news.wait_for(lambda: self._ended, _END_SECONDS)
 
     def _command(self, command: bytes) -> None:
         with suppress(OSError):  # it is gone already, which the reading thread notices

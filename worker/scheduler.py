@@ -17,6 +17,7 @@ from models.logs import configure_logs
 from models.settings import read_settings
 from models.wake import WAKE_TASK, celery_settings
 from models.webhook import forget_old_deliveries
+from worker.preemption import make_room
 from worker.queue import expire_leases, queues_with_work
 from worker.settings import WorkerSettings
 from worker.sweeps.tick import advance_sweeps
@@ -56,10 +57,13 @@ def scheduler_app(settings: WorkerSettings, engine: Engine) -> Celery:
 
     @app.task(name=_SWEEP, ignore_result=True)
     def sweep() -> None:
-        """End lost leases, then wake the workers of every queue in which a job waits."""
+        """End lost leases, make room for higher priorities, and wake the workers of the queues in which a job waits."""
         try:
             with sessions.begin() as session:
                 expire_leases(session, retry_limit=settings.retry_limit)
+            if settings.preemption:
+                with sessions.begin() as session:
+                    make_room(session, wait_seconds=settings.preemption_wait_seconds)
             with sessions.begin() as session:
                 waiting = queues_with_work(session)
             for queue in waiting:
@@ -72,7 +76,7 @@ def scheduler_app(settings: WorkerSettings, engine: Engine) -> Celery:
     def advance() -> None:
         """Give the open sweeps of parameters their next jobs, then wake the workers of the queues that got one."""
         try:
-            for queue in advance_sweeps(sessions):
+            for queue in advance_sweeps(sessions, max_queued=settings.max_queued):
                 _wake(app, queue)
         except (DBAPIError, BrokerAway, RedisError, OSError) as error:
             log.warning("advance_failed", detail=str(error).splitlines()[0])

@@ -1,9 +1,12 @@
-"""The slots of a worker: one thread each, that claims a job, sees it through, and looks for the next."""
+"""The slots of a worker: one thread claims jobs for what is free here, and each job has a thread that sees it through.
 
-import math
-import os
+That one thread alone claims makes a claim and the choice of its GPUs one step: no two jobs are given the same memory.
+"""
+
 import threading
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import structlog
 from sqlalchemy import Engine
@@ -11,8 +14,12 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from models.database import sync_sessions
+from models.forecast import Place, Running
+from worker.allocation import allocate, offer_of, threads_of_each
 from worker.gpus import Gpu
+from worker.processor import usable_cores
 from worker.queue import Claim, claim_next, expire_leases
+from worker.registration import Registration
 from worker.runner_process import forkserver, warm_up
 from worker.settings import WorkerSettings
 from worker.supervisor import Supervisor
@@ -22,93 +29,139 @@ log = structlog.get_logger(__name__)
 STOP_SECONDS = 20
 
 
-class Slots:
-    """All slots of one worker process."""
+@dataclass(frozen=True)
+class _Held:
+    """An attempt that holds a slot and its GPUs, and when it was claimed, of time.monotonic()."""
 
-    def __init__(self, settings: WorkerSettings, engine: Engine, gpus: list[Gpu]) -> None:
-        """Prepare `settings.slots` slots that share this host's cores and GPUs."""
+    claim: Claim
+    since: float
+
+    def running(self, now: float) -> Running:
+        """Return it as the reservations of the queue see it."""
+        estimated = self.claim.estimated_seconds
+        remaining = None if estimated is None else max(0.0, estimated - (now - self.since))
+        return Running(self.claim.demand, self.claim.gpus, remaining)
+
+
+class Slots:
+    """All slots of one worker process, with the GPUs that its jobs are given."""
+
+    def __init__(
+        self, settings: WorkerSettings, engine: Engine, gpus: Sequence[Gpu], registration: Registration
+    ) -> None:
+        """Prepare `settings.slots` slots, at most one per core, that share this host's cores and these GPUs."""
         self._settings = settings
         self._sessions = sync_sessions(engine)
-        self._gpus = gpus
+        self._gpus = {gpu.uuid: gpu.memory_bytes for gpu in gpus}
+        self._registration = registration
+        self._threads = threads_of_each(usable_cores(), settings.slots)
         self._context = forkserver()
         self._stopping = threading.Event()
-        self._work = threading.Condition()
+        self._news = threading.Condition()
         self._wakes = 0
-        self._threads = [
-            threading.Thread(target=self._serve, args=(slot,), name=f"slot-{slot}", daemon=True)
-            for slot in range(settings.slots)
-        ]
+        self._held: dict[threading.Thread, _Held] = {}
+        self._claimer = threading.Thread(target=self._claim_until_stopped, name="claims", daemon=True)
 
     def start(self) -> None:
-        """Start every slot's thread; they claim once runners can start at once."""
-        for thread in self._threads:
-            thread.start()
+        """Begin to claim, once runners can start at once."""
+        self._claimer.start()
 
     def wake(self) -> None:
-        """Let every idle slot look for work now."""
-        with self._work:
+        """Look for work now."""
+        with self._news:
             self._wakes += 1
-            self._work.notify_all()
+            self._news.notify_all()
 
     def stop(self) -> None:
         """Stop every runner, give its job back, and wait for the slots to end."""
         self._stopping.set()
         self.wake()
         deadline = time.monotonic() + STOP_SECONDS
-        for thread in self._threads:
+        self._claimer.join(STOP_SECONDS)
+        with self._news:
+            running = list(self._held)
+        for thread in running:
             thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _serve(self, slot: int) -> None:
+    def _claim_until_stopped(self) -> None:
         # Importing torch takes seconds, in which a claimed job would wait here beside a free worker.
         warm_up(self._context)
         while not self._stopping.is_set():
             seen = self._wakes
             claim = self._claim()
             if claim is None:
-                self._wait_for_work(seen)
-                continue
-            try:
-                self._supervisor(claim, slot).run()
-            except Exception:
-                # The lease runs out and another attempt follows; the slot must outlive it.
-                log.exception("supervisor_failed", job=str(claim.job_id), attempt=claim.attempt)
+                self._wait_for_news(seen)
+            else:
+                self._start(claim)
 
-    def _wait_for_work(self, seen: int) -> None:
-        with self._work:
-            self._work.wait_for(
+    def _wait_for_news(self, seen: int) -> None:
+        with self._news:
+            self._news.wait_for(
                 lambda: self._wakes != seen or self._stopping.is_set(), timeout=self._settings.poll_seconds
             )
 
     def _claim(self) -> Claim | None:
+        """Take the job that is next for what is free here; None where there is none, or none can be taken."""
+        place = self._place()
+        if self._registration.draining or len(place.running) >= place.slots:
+            return None
         try:
             with self._sessions.begin() as session:
                 expire_leases(session, retry_limit=self._settings.retry_limit)
             with self._sessions.begin() as session:
+                if not self._registration.may_claim(session):
+                    return None
                 return claim_next(
                     session,
                     worker=self._settings.worker_name,
-                    queues=self._settings.queues,
-                    devices=["auto", "cpu", "cuda"] if self._gpus else ["auto", "cpu"],
+                    offer=offer_of(place),
+                    allocate=lambda demand: allocate(place, demand),
                     lease_seconds=self._settings.lease_seconds,
                 )
         except (DBAPIError, PoolTimeout) as error:
             log.warning("database_away", detail=str(error).splitlines()[0])
-            return None
+        except Exception:
+            # Whatever it was, the jobs that run need their worker.
+            log.exception("claim_failed")
+        return None
 
-    def _supervisor(self, claim: Claim, slot: int) -> Supervisor:
+    def _place(self) -> Place:
+        with self._news:
+            held = list(self._held.values())
+        now = time.monotonic()
+        return Place(
+            name=self._settings.worker_name,
+            queues=self._settings.queues,
+            has_gpus=bool(self._gpus),
+            slots=self._settings.slots,
+            gpus=self._gpus,
+            running=[one.running(now) for one in held],
+        )
+
+    def _start(self, claim: Claim) -> None:
+        thread = threading.Thread(target=self._see_through, args=(claim,), name=f"job {claim.job_id}", daemon=True)
+        with self._news:
+            self._held[thread] = _Held(claim, time.monotonic())
+        thread.start()
+
+    def _see_through(self, claim: Claim) -> None:
+        try:
+            self._supervisor(claim).run()
+        except Exception:
+            # The lease runs out and another attempt follows; the worker must outlive it.
+            log.exception("supervisor_failed", job=str(claim.job_id), attempt=claim.attempt)
+        finally:
+            with self._news:
+                del self._held[threading.current_thread()]
+            self.wake()
+
+    def _supervisor(self, claim: Claim) -> Supervisor:
         return Supervisor(
             claim,
             sessions=self._sessions,
             settings=self._settings,
             context=self._context,
-            # Default threads for two jobs made 0.4 to 0.7 of what one makes.
-            threads=max(1, usable_cores() // self._settings.slots),
-            gpu=self._gpus[slot % len(self._gpus)].uuid if self._gpus else None,
-            slots_per_gpu=math.ceil(self._settings.slots / len(self._gpus)) if self._gpus else 1,
+            threads=self._threads,
+            gpu_bytes=min((self._gpus[uuid] for uuid in claim.gpus), default=None),
             stopping=self._stopping,
         )
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use, which can be fewer than the host has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

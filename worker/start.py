@@ -5,12 +5,23 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import structlog
+
+from models.database import sync_engine, sync_sessions
 from models.logs import configure_logs
 from models.settings import read_settings
+from worker.allocation import slots_within
 from worker.app import worker_app
+from worker.gpus import usable_gpus
+from worker.host import this_host
+from worker.processor import usable_cores
+from worker.registration import Registration
 from worker.settings import WorkerSettings
 
+log = structlog.get_logger(__name__)
+
 _SECRETS = ("DATABASE_URL", "REDIS_URL")
+_SPARE_CONNECTIONS = 2
 
 
 def main() -> None:
@@ -19,8 +30,13 @@ def main() -> None:
     settings = read_settings(WorkerSettings)
     if not settings.git_commit:
         settings = settings.model_copy(update={"git_commit": _git_commit()})
+    settings = _with_slots_within_cores(settings)
     prepare_environment_of_runners()
-    app = worker_app(settings)
+    engine = sync_engine(settings, pool_size=settings.slots + _SPARE_CONNECTIONS)
+    host = this_host(usable_gpus(), settings.git_commit)
+    registration = Registration(sync_sessions(engine), settings, host)
+    registration.start()
+    app = worker_app(settings, engine, registration, host)
     app.Worker(
         hostname=f"trainyard@{settings.worker_name}",
         pool="threads",
@@ -44,6 +60,13 @@ def prepare_environment_of_runners() -> None:
     # Some 10 microseconds of it bridge most gaps within a step: 0.95 to 0.98 of the speed of threads that spin for ever
     # on cores of their own, where threads that sleep at once made 0.77 to 0.82; on crowded cores 0.88 to 1.05 of these.
     environment.setdefault("GOMP_SPINCOUNT", "1000")
+
+
+def _with_slots_within_cores(settings: WorkerSettings) -> WorkerSettings:
+    slots = slots_within(usable_cores(), settings.slots)
+    if slots < settings.slots:
+        log.warning("more_slots_than_cores", slots=settings.slots, used=slots)
+    return settings.model_copy(update={"slots": slots})
 
 
 def _git_commit() -> str | None:

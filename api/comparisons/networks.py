@@ -4,12 +4,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile, zip_longest
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from api.comparisons.schemas import ComparedLayer
 from api.comparisons.specs import canonical
-from models.layers import Layer, Residual
-from models.network import LayerSummary
+from models.placed_layers import PlacedLayer
 
 _FAMILIES = {
     "activation": ("relu", "leaky_relu", "gelu", "tanh", "sigmoid", "softmax", "log_softmax"),
@@ -48,48 +47,10 @@ class _Looks(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Place:
-    """One layer where it stands: `layer` is its spec, `inside` the layers of a residual; see `LayerSummary`."""
+class Place(PlacedLayer):
+    """A layer as networks are aligned by it, and as an answer shows it."""
 
-    loc: str
-    layer: dict[str, Any]
-    output_shape: tuple[int, ...]
-    parameters: int
-    macs: int
     inside: tuple["Place", ...] = ()
-
-    @classmethod
-    def listed(cls, layers: Sequence[Layer], summaries: Sequence[LayerSummary]) -> tuple["Place", ...]:
-        """Return the places of a layer list; the projection of a residual is in its summary alone."""
-        specs: list[Layer | None] = [*layers, *[None] * (len(summaries) - len(layers))]
-        return tuple(cls._of(layer, summary) for layer, summary in zip(specs, summaries, strict=True))
-
-    @classmethod
-    def counted(cls, counts: Sequence[dict[str, Any]]) -> tuple["Place", ...]:
-        """Return the places of a network that is known from a result's `parameters.layers` alone."""
-        return tuple(
-            cls(
-                loc=str(each["layer"]),
-                layer={"kind": each["kind"]},
-                output_shape=tuple(each["output_shape"]),
-                parameters=each["parameters"],
-                macs=each["macs"],
-            )
-            for each in counts
-        )
-
-    @classmethod
-    def _of(cls, layer: Layer | None, summary: LayerSummary) -> "Place":
-        inside = layer.layers if isinstance(layer, Residual) else []
-        spec = {"kind": summary.kind} if layer is None else layer.model_dump(mode="json", exclude={"layers"})
-        return cls(
-            loc=summary.loc,
-            layer=spec,
-            output_shape=summary.output_shape,
-            parameters=summary.parameters,
-            macs=summary.macs,
-            inside=cls.listed(inside, summary.layers),
-        )
 
     @cached_property
     def looks(self) -> _Looks:
@@ -107,19 +68,6 @@ class Place:
             parameters=self.parameters,
             macs=self.macs,
         )
-
-    def differs_from(self, other: "Place") -> list[str]:
-        """Return the names of the layer's fields, and of the shape and counts, that are not the other's."""
-        names = dict.fromkeys([*self.layer, *other.layer])
-        fields = [name for name in names if (name in self.layer, self.layer.get(name)) != _field(other, name)]
-        fields += [
-            name for name in ("output_shape", "parameters", "macs") if getattr(self, name) != getattr(other, name)
-        ]
-        return fields if fields or self.inside == other.inside else ["layers"]
-
-
-def _field(place: Place, name: str) -> tuple[bool, Any]:
-    return name in place.layer, place.layer.get(name)
 
 
 Pair = tuple[Place | None, Place | None]

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -12,15 +12,23 @@ from uuid import UUID
 
 from fastapi import APIRouter, BackgroundTasks, Response
 from pydantic import BaseModel, Field, SkipValidation, TypeAdapter, ValidationError
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from api.access.caller import WriterDep
+from api.access.caller import Caller, WriterDep
 from api.audit.queries import record
+from api.codes import answers
 from api.idempotency import IdempotentRoute, idempotent_after
-from api.problems import Problem, problem_body
+from api.jobs import references
+from api.jobs.limits import check_priority, room_in_queue
+from api.problems import STATUS_OF, Problem, problem_body
 from api.recipes.schemas import SubmittedSpec
 from api.services import ServicesDep, SessionDep
-from models.errors import FieldError, InvalidSpec
+from api.statements import connection_of
+from models.errors import FieldError, InvalidSpec, QueueLimit
 from models.job import Job
+from models.pace import refresh_estimates
+from models.queue_limit import QueueRoom
+from models.references import unmet_of
 from models.spec import JobSpec
 from models.validation import Strict, error_code, field_path
 
@@ -29,6 +37,10 @@ MAX_BATCH_BYTES = 4 * 1_048_576  # 8 KiB a spec; a whole one with twenty layers 
 MAX_ERRORS = 1_000  # named in one answer
 
 _SPEC: TypeAdapter[JobSpec] = TypeAdapter(SubmittedSpec)
+
+CheckPriority = Callable[[int], None]  # raises InvalidSpec for one that the caller may not ask for
+Checked = dict[str, Any] | InvalidSpec  # a resolved spec as it is stored, or what is wrong with it
+Outcome = Job | InvalidSpec | QueueLimit
 
 
 class Batch(Strict):
@@ -56,9 +68,9 @@ class StoredItem(BaseModel):
 
 
 class RefusedItem(BaseModel):
-    """A spec that was refused, with the problem that `POST /jobs` would answer with."""
+    """A spec that was refused, with the problem that `POST /jobs` would answer with; 429: no more jobs may wait."""
 
-    status: Literal[422] = 422
+    status: Literal[422, 429] = 422
     error: Problem
 
 
@@ -85,12 +97,13 @@ class _CheckedBatch:
     """What is to become of a batch: for each of its specs the one to be stored, or what is wrong with it."""
 
     all_or_none: bool
-    specs: Sequence[dict[str, Any] | InvalidSpec]
+    specs: Sequence[Checked]
 
 
 async def _checked(batch: Batch, caller: WriterDep, services: ServicesDep) -> _CheckedBatch:
     """Check every spec; with `all`, raise InvalidSpec for the bad ones."""
-    return await services.checks.run(caller.user_id, partial(_check_all, batch))
+    check = partial(check_priority, caller, services.settings)
+    return await services.checks.run(caller.user_id, partial(_check_all, batch, check))
 
 
 @router.post(
@@ -99,6 +112,7 @@ async def _checked(batch: Batch, caller: WriterDep, services: ServicesDep) -> _C
     responses={
         200: {"description": "With `each`: what became of each spec"},
         201: {"model": BatchView, "description": "With `all`: every spec became a job"},
+        **answers("queue_limit"),
     },
 )
 async def submit_batch(
@@ -109,12 +123,19 @@ async def submit_batch(
     background: BackgroundTasks,
 ) -> Response:
     """Store up to 500 jobs in one transaction, in the order of their specs, and wake a worker per queue."""
-    outcomes = [
-        spec if isinstance(spec, InvalidSpec) else Job.submit(spec, user_id=caller.user_id) for spec in batch.specs
+    checked, unmet = await _with_references(session, caller, batch.specs)
+    room = await room_in_queue(session, services.settings, caller.user_id)
+    if batch.all_or_none:
+        _refuse_unless_all_good(checked)
+        room.require(len(checked))
+    outcomes: list[Outcome] = [
+        Job.submit(spec, user_id=caller.user_id, unmet=waits_for) if isinstance(spec, dict) else spec
+        for spec, waits_for in zip(_within_room(checked, room), unmet, strict=True)
     ]
     jobs = [outcome for outcome in outcomes if isinstance(outcome, Job)]
     session.add_all(jobs)
     await session.flush()
+    await session.execute(refresh_estimates([job.id for job in jobs]))
     for job in jobs:
         record(session, caller, "job.submit", f"job:{job.id}")
     for queue, waiting in Counter(job.queue for job in jobs).items():
@@ -123,17 +144,34 @@ async def submit_batch(
     return _answer(201 if batch.all_or_none else 200, outcomes)
 
 
-def _check_all(batch: Batch) -> _CheckedBatch:
-    checked = _CheckedBatch(batch.mode == "all", [_check(body) for body in batch.jobs])
+async def _with_references(
+    session: AsyncSession, caller: Caller, checked: Sequence[Checked]
+) -> tuple[list[Checked], list[Sequence[UUID]]]:
+    """Return what was checked, with bad references refused, and for each spec the jobs that its job has to wait for."""
+    specs = [spec if isinstance(spec, dict) else {} for spec in checked]
+    jobs = await references.lock(await connection_of(session), specs)
+    outcomes, unmet = list(checked), list[Sequence[UUID]]()
+    for place, spec in enumerate(specs):
+        try:
+            unmet.append(unmet_of(spec, jobs, caller.may_read))
+        except InvalidSpec as error:
+            outcomes[place] = error
+            unmet.append([])
+    return outcomes, unmet
+
+
+def _check_all(batch: Batch, check_priority: CheckPriority) -> _CheckedBatch:
+    checked = _CheckedBatch(batch.mode == "all", [_check(body, check_priority) for body in batch.jobs])
     if checked.all_or_none:
         _refuse_unless_all_good(checked.specs)
     return checked
 
 
-def _check(body: Any) -> dict[str, Any] | InvalidSpec:
+def _check(body: Any, check_priority: CheckPriority) -> Checked:
     """Return the resolved spec of a body, as it is stored, or what is wrong with it."""
     try:
-        return _SPEC.validate_python(body).resolved().as_json()
+        spec = _SPEC.validate_python(body).resolved()
+        check_priority(spec.priority)
     except InvalidSpec as error:
         return error
     except ValidationError as error:
@@ -141,9 +179,10 @@ def _check(body: Any) -> dict[str, Any] | InvalidSpec:
         return InvalidSpec(
             [FieldError(field_path(entry, entry["loc"], body), entry["msg"], error_code(entry)) for entry in entries]
         )
+    return spec.as_json()
 
 
-def _refuse_unless_all_good(checked: Sequence[dict[str, Any] | InvalidSpec]) -> None:
+def _refuse_unless_all_good(checked: Sequence[Checked]) -> None:
     """Raise InvalidSpec that names each bad field as `jobs.<index>.<field>`."""
     bad = [(index, spec) for index, spec in enumerate(checked) if isinstance(spec, InvalidSpec)]
     if bad:
@@ -155,14 +194,28 @@ def _within(place: str, errors: Sequence[FieldError]) -> list[FieldError]:
     return [FieldError(f"{place}.{error.loc}" if error.loc else place, error.message, error.code) for error in errors]
 
 
-def _answer(status: int, outcomes: Sequence[Job | InvalidSpec]) -> Response:
+def _within_room(checked: Sequence[Checked], room: QueueRoom) -> Iterator[Checked | QueueLimit]:
+    """Yield what was checked; of the good specs, those for which there is no room any more are refused."""
+    for spec in checked:
+        if isinstance(spec, InvalidSpec):
+            yield spec
+        elif room.left == 0:
+            yield room.refusal()
+        else:
+            room = QueueRoom(room.waiting + 1, room.most)
+            yield spec
+
+
+def _answer(status: int, outcomes: Sequence[Outcome]) -> Response:
     """Return the answer in ASCII: an error may quote a lone surrogate, which UTF-8 cannot carry."""
     return Response(json.dumps({"items": list(map(_item, outcomes))}), status, media_type="application/json")
 
 
-def _item(outcome: Job | InvalidSpec) -> dict[str, Any]:
-    if isinstance(outcome, InvalidSpec):
-        return {"status": 422, "error": problem_body(422, outcome.code, str(outcome), outcome.errors)}
+def _item(outcome: Outcome) -> dict[str, Any]:
+    if not isinstance(outcome, Job):
+        fields = outcome.errors if isinstance(outcome, InvalidSpec) else ()
+        status = STATUS_OF[type(outcome)]
+        return {"status": status, "error": problem_body(status, outcome.code, str(outcome), fields)}
     job = SubmittedJob(
         id=outcome.id,
         name=outcome.name,

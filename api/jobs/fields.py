@@ -52,7 +52,8 @@ _LEAVES: dict[str, str] = {
     "id": "jobs.id",
     "user": "users.name",
     "sweep": "jobs.sweep_id",
-    "queue": "jobs.queue",
+    "queue.name": "jobs.queue",
+    "priority": "jobs.priority",
     "name": "jobs.name",
     "status": "jobs.status",
     "reason": "jobs.reason",
@@ -116,6 +117,9 @@ ID = _column("jobs.id::text", "id")
 # Of one job, and another one whenever anything that is shown of it is: its moves, and its epochs, come with a change of
 # these rows.
 VERSION = _column("concat_ws(' ', jobs.id, jobs.xmin, users.xmin, scores.xmin)", "version")
+
+
+BUT_QUEUE = tuple(field for field in WHOLE if not field.startswith("queue."))
 
 
 def shown(fields: tuple[str, ...] = WHOLE) -> Select[str, str, str]:

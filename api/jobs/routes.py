@@ -10,8 +10,9 @@ from api.audit.queries import record
 from api.codes import answers
 from api.idempotency import IDEMPOTENT, IdempotentRoute, StatementDep
 from api.jobs import queries, submission
+from api.jobs.limits import check_priority
 from api.jobs.listing import ListingDep, parameters
-from api.jobs.schemas import JobPage, JobView, LogView, ValidatedView
+from api.jobs.schemas import JobChange, JobPage, JobView, LogView, ValidatedView
 from api.openapi import CREATED
 from api.path_ids import uuid_in_path
 from api.recipes.schemas import SubmittedSpec
@@ -38,7 +39,13 @@ JobId = Annotated[UUID, Depends(_job_id)]
 _NOT_FOUND = answers("job_not_found")
 
 
-@router.post("/jobs", status_code=201, response_model=JobView, dependencies=[IDEMPOTENT], responses=CREATED)
+@router.post(
+    "/jobs",
+    status_code=201,
+    response_model=JobView,
+    dependencies=[IDEMPOTENT],
+    responses=answers("priority_not_allowed", "queue_limit") | CREATED,
+)
 async def submit_job(
     spec: SubmittedSpec,
     caller: WriterDep,
@@ -47,9 +54,9 @@ async def submit_job(
     background: BackgroundTasks,
 ) -> Response:
     """Store a job and wake a worker; the answer carries its id, in the body and in `Location`."""
-    job = await submission.submit(statement, caller, spec.resolved().as_json())
+    job = await submission.submit(statement, caller, spec.resolved().as_json(), settings=services.settings)
     background.add_task(services.news.tell, [job.id])
-    background.add_task(services.wakes.send, job.queue)
+    background.add_task(services.wakes.send, job.queue.name)
     return Response(job.model_dump_json(), 201, {"Location": f"/jobs/{job.id}"}, "application/json")
 
 
@@ -73,9 +80,29 @@ async def list_jobs(caller: ReaderDep, session: ReadSessionDep, services: Servic
 
 
 @router.get("/jobs/{job_id}", response_model=JobView, responses=_NOT_FOUND)
-async def get_job(job_id: JobId, caller: ReaderDep, session: ReadSessionDep) -> Response:
-    """Show a job: status, reason, transitions, progress, last and best metrics."""
-    return Response(await queries.job_text(session, caller, job_id), media_type="application/json")
+async def get_job(job_id: JobId, caller: ReaderDep, services: ServicesDep) -> Response:
+    """Show a job: status, reason, transitions, progress, last and best metrics, its place in the line and estimates."""
+    text = await queries.whole_job_text(services.read_sessions, services.line, caller, job_id)
+    return Response(text, media_type="application/json")
+
+
+@router.patch("/jobs/{job_id}", responses=answers("job_not_found", "not_yours", "illegal_move", "priority_not_allowed"))
+async def change_job(
+    job_id: JobId, change: JobChange, caller: WriterDep, session: SessionDep, services: ServicesDep
+) -> JobView:
+    """Change the priority, the name or the tags of a job that waits; what is left out stays, a null name is taken away.
+
+    Its place in the line follows the priority at once.
+    """
+    job = await queries.lock_job(session, caller, job_id)
+    changed = job.amend(change.wanted())
+    if "priority" in changed:
+        check_priority(caller, services.settings, changed["priority"])
+    if changed:
+        record(session, caller, "job.update", f"job:{job_id}", changed)
+        await session.execute(notification(job_id))
+        await session.flush()
+    return await queries.job_view(session, caller, job_id)
 
 
 @router.get(

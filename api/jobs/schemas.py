@@ -4,14 +4,16 @@ from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_serializer
 
 from models.job import Epoch, Status
 from models.memory import bytes_at_least
 from models.network import LayerSummary
 from models.replicas import ReplicaEpoch
 from models.shapes import only_where_there_is_one
-from models.spec import JobSpec
+from models.spec import MAX_TAGS, JobSpec, Priority
+from models.validation import Name, Strict, Tag
+from models.wait_reason import NoEstimate, WaitReason
 
 
 class EpochView(BaseModel):
@@ -63,6 +65,27 @@ class TestScores(BaseModel):
     loss: float | None
 
 
+class JobQueue(BaseModel):
+    """The queue of a job; but for `name` it is worked out in `GET /jobs/{id}` alone, and not there elsewhere.
+
+    `position` counts from 1 over the whole lab; it, `reason` and `message` are null unless the job waits. `starts_at`
+    and `finishes_at` are estimates from what like jobs took: of a waiting or running job; where one of them is null,
+    `no_estimate` says why. A line is worked out every two seconds at most: a job that came since has no position yet.
+    """
+
+    name: str
+    position: int | None = None
+    reason: WaitReason | None = None
+    message: str | None = None
+    starts_at: datetime | None = None
+    finishes_at: datetime | None = None
+    no_estimate: NoEstimate | None = None
+
+    @model_serializer(mode="wrap")
+    def _only_what_was_worked_out(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in whole(self).items() if name in self.model_fields_set}
+
+
 class JobView(BaseModel):
     """A job as it stands; `best` is the trained epoch of the highest accuracy, of a regression of the lowest loss.
 
@@ -72,7 +95,8 @@ class JobView(BaseModel):
     id: UUID
     user: str
     sweep: UUID | None
-    queue: str
+    queue: JobQueue
+    priority: int
     name: str | None
     status: Status
     reason: str | None
@@ -87,6 +111,22 @@ class JobView(BaseModel):
     finished_at: datetime | None
     transitions: list[TransitionView]
     spec: dict[str, Any]
+
+
+class JobChange(Strict):
+    """What is to change of a waiting job; what is left out, or null, stays: only a name that is null is taken away."""
+
+    priority: Priority | None = None
+    name: Name | None = None
+    tags: Annotated[list[Tag], Field(max_length=MAX_TAGS)] | None = None
+
+    def wanted(self) -> dict[str, Any]:
+        """Return the fields that are to have these values."""
+        return {
+            name: value
+            for name, value in self.model_dump(exclude_unset=True).items()
+            if value is not None or name == "name"
+        }
 
 
 JobPart = Annotated[dict[str, Any], Field(description="Of a JobView the fields that `fields` asked for")]

@@ -1,4 +1,4 @@
-"""Answers kept in memory: where finished jobs stand, and bodies by their entity tags, the least used dropped first."""
+"""Answers kept in memory: where succeeded jobs stand, and bodies by their entity tags, the least used dropped first."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -41,21 +41,24 @@ class Body:
 
 
 class Answers:
-    """What one process keeps; it is never stale: a job that has ended is not changed, nor is the body of a tag."""
+    """What one process keeps; it is never stale: a job that has succeeded is not changed, nor is the body of a tag.
+
+    One that has failed or was cancelled may be tried again, which another process may hear of before this one.
+    """
 
     def __init__(self) -> None:
         """Keep nothing yet."""
-        self._finished: Kept[UUID, Standing] = Kept(_MOST_JOBS)
+        self._settled: Kept[UUID, Standing] = Kept(_MOST_JOBS)
         self._bodies: Kept[str, Body] = Kept(_MOST_BYTES)
 
-    def finished(self, job_id: UUID) -> Standing | None:
-        """Return where a job stands that is known to have ended."""
-        return self._finished.get(job_id)
+    def settled(self, job_id: UUID) -> Standing | None:
+        """Return where a job stands that is known to have succeeded."""
+        return self._settled.get(job_id)
 
     def remember(self, standing: Standing) -> None:
-        """Keep where a job stands, if it has ended."""
-        if standing.terminal:
-            self._finished.put(standing.job_id, standing, 1)
+        """Keep where a job stands, if that is for ever."""
+        if standing.settled:
+            self._settled.put(standing.job_id, standing, 1)
 
     def body(self, tag: str) -> Body | None:
         """Return the body with this entity tag."""

@@ -33,8 +33,13 @@ class Standing:
 
     @property
     def terminal(self) -> bool:
-        """Whether nothing will change any more."""
+        """Whether the job has ended: nothing changes unless it is tried again."""
         return self.status in FINAL
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing will ever change."""
+        return self.status is Status.SUCCEEDED
 
     def has_epochs_after(self, epoch: int) -> bool:
         """Whether an epoch later than this one is recorded."""

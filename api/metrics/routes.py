@@ -161,8 +161,8 @@ def _is_news(standing: Standing, first: Standing, after: int) -> bool:
 
 
 async def _standing(services: Services, caller: Caller, job_id: UUID) -> Standing:
-    """Return where a job stands, from memory where it has ended; raise JobNotFound, also where it may not be read."""
-    standing = services.answers.finished(job_id)
+    """Return where a job stands, from memory if that is for ever; raise JobNotFound, also where it may not be read."""
+    standing = services.answers.settled(job_id)
     if standing is None:
         async with services.statements.connection() as connection:
             standing = await queries.standing(connection, job_id)

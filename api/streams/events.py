@@ -14,7 +14,7 @@ class Kind(StrEnum):
     EPOCH = "epoch"  # an epoch was recorded, or recorded again by a later attempt
     LOG = "log"  # the runner printed something
     DIAGNOSIS = "diagnosis"  # a finding of the result
-    END = "end"  # the final status; nothing follows
+    END = "end"  # the final status; nothing follows unless the job is tried again
     RESET = "reset"  # the lab's stream has a gap here: read /jobs again
 
 

@@ -27,7 +27,7 @@ class _Tail:
     """How far one job has been read."""
 
     owner: UUID
-    created_at: datetime
+    began_at: datetime | None  # None: it was tried again, and the next survey says that it was before
     position: Position
     ended: bool = False
     left_out: bool = False  # it could not be read, which its readers were told
@@ -47,7 +47,7 @@ class Lab:
         self._tails: dict[UUID, _Tail] = {}
         self._since = datetime.min.replace(
             tzinfo=UTC
-        )  # of a job created before and not known, nothing is told: it had ended
+        )  # of a job that began before and is not known, nothing is told: it had ended
 
     def position_of(self, job_id: UUID) -> Position | None:
         """Return how far a job has been read, None where it is not known."""
@@ -55,10 +55,10 @@ class Lab:
         return tail.position if tail else None
 
     def take_in(self, standing: Standing) -> Position | None:
-        """Know a job that was created lately from its beginning; return None for one that had ended before."""
-        if standing.created_at <= self._since:
+        """Know a job that began lately, or again, from there on; return None for one that had ended before."""
+        if standing.began_at <= self._since:
             return None
-        return self._know(standing, Position()).position
+        return self._know(standing, standing.beginning).position
 
     def publish(self, job_id: UUID, event: Event) -> None:
         """Number the next event of a job that is known; of others nothing is told."""
@@ -66,6 +66,8 @@ class Lab:
         if tail is not None:
             number = self.backlog.place + 1
             self.backlog.append(number, LabEvent.of(event, job_id, tail.owner, self.id_of(number)))
+            if tail.ended:
+                tail.began_at = None
             tail.position, tail.ended, tail.left_out = event.position, event.kind is Kind.END, False
 
     def leave_out(self, job_id: UUID) -> None:
@@ -88,7 +90,7 @@ class Lab:
             tail = self._tails.get(standing.job_id)
             if tail is None:
                 end = being_read.get(standing.job_id, standing.position)
-                tail = self._know(standing, Position() if self.opened else end)
+                tail = self._know(standing, standing.beginning if self.opened else end)
             if not tail.left_out and not tail.position.covers(standing.position):
                 behind.append(standing.job_id)
         behind += [
@@ -96,7 +98,7 @@ class Lab:
             for job_id, tail in self._tails.items()
             if not tail.ended and not tail.left_out and job_id not in found
         ]
-        self._forget_ended(now - _LONGEST_TRANSACTION)
+        self._forget_ended(now)
         self.opened = True
         return behind
 
@@ -109,7 +111,7 @@ class Lab:
         return _reset(UUID(int=0), self.id_of(self.backlog.place))
 
     def _know(self, standing: Standing, position: Position) -> _Tail:
-        tail = _Tail(standing.owner, standing.created_at, position, ended=position.closing > 0)
+        tail = _Tail(standing.owner, standing.began_at, position, ended=position.closing > 0)
         self._tails[standing.job_id] = tail
         return tail
 
@@ -117,12 +119,15 @@ class Lab:
         since = self._since if self.opened else now - _LONGEST_TRANSACTION
         return or_(Job.status.not_in(FINAL), Job.created_at > since)
 
-    def _forget_ended(self, before: datetime) -> None:
-        """Forget jobs that have ended and are too old to be taken for new ones."""
-        self._since = before
-        self._tails = {
-            job_id: tail for job_id, tail in self._tails.items() if not tail.ended or tail.created_at > before
-        }
+    def _forget_ended(self, now: datetime) -> None:
+        """Forget jobs that have ended and began too long ago to be taken for new ones."""
+        self._since = now - _LONGEST_TRANSACTION
+        kept = dict[UUID, _Tail]()
+        for job_id, tail in self._tails.items():
+            tail.began_at = tail.began_at or now
+            if not tail.ended or tail.began_at > self._since:
+                kept[job_id] = tail
+        self._tails = kept
 
 
 def _reset(owner: UUID, event_id: str) -> LabEvent:

@@ -4,7 +4,8 @@ import re
 from dataclasses import dataclass
 
 _TEXT = re.compile(r"([0-9]{1,19})-([0-9]{1,10})-([0-9]{1,10})-([0-9]{1,19})-([0-9]{1,10})")
-_GREATEST = (2**63 - 1, 2**31 - 1, 2**31 - 1, 2**63 - 1, 2**31 - 1)  # what the columns hold
+MOST_EPOCHS = 2**31 - 1
+_GREATEST = (2**63 - 1, 2**31 - 1, MOST_EPOCHS, 2**63 - 1, 2**31 - 1)  # what the columns hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +14,8 @@ class Position:
 
     Each source grows in the order of its commits, because its rows are written under a lock on the job's: transitions
     and pieces of the log by their ids, epochs by attempt and epoch. An epoch that a later attempt records again thus
-    counts as a new event. `closing` counts what follows the final status: the diagnosis, and the end.
+    counts as a new event. `closing` counts what follows a final status, the transition that the position names: the
+    diagnosis, and the end. A job that is tried again has a further transition, behind which nothing closes it yet.
     """
 
     transition: int = 0
@@ -37,8 +39,7 @@ class Position:
     def covers(self, other: "Position") -> bool:
         """Whether somebody here has seen everything that somebody there has seen."""
         return (
-            self.transition >= other.transition
+            (self.transition, self.closing) >= (other.transition, other.closing)
             and (self.attempt, self.epoch) >= (other.attempt, other.epoch)
             and self.log >= other.log
-            and self.closing >= other.closing
         )

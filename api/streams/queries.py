@@ -10,13 +10,13 @@ from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 from pydantic import BaseModel
-from sqlalchemy import ColumnElement, Select, case, func, select, tuple_
+from sqlalchemy import ColumnElement, Row, Select, case, func, select, true, tuple_
 from sqlalchemy.dialects.postgresql import array
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.jobs.schemas import EpochView, LogEntry, TransitionView
 from api.streams.events import Event, Kind
-from api.streams.position import Position
+from api.streams.position import MOST_EPOCHS, Position
 from api.streams.schemas import EndView
 from models.job import FINAL, Epoch, Job, JobResult, LogChunk, Status, Transition
 
@@ -31,8 +31,9 @@ class Standing:
 
     job_id: UUID
     owner: UUID
-    created_at: datetime
     position: Position
+    began_at: datetime  # when it was submitted, or last tried again by a person
+    beginning: Position  # where they stood who had seen all that was before
 
 
 @dataclass(frozen=True)
@@ -83,12 +84,34 @@ async def standings(session: AsyncSession, which: ColumnElement[bool]) -> list[S
     is_list = func.json_typeof(_DIAGNOSIS) == "array"
     findings = select(case((is_list, func.json_array_length(_DIAGNOSIS)), else_=0)).where(JobResult.job_id == Job.id)
     closing = case((Job.status.in_(FINAL), func.coalesce(findings.scalar_subquery(), 0) + 1), else_=0)
-    sources = (moves.scalar_subquery(), epochs.scalar_subquery(), logs.scalar_subquery(), closing)
-    rows = await session.execute(select(Job.id, Job.user_id, Job.created_at, *sources).where(which))
-    return [
-        Standing(job_id, owner, created_at, Position(move or 0, attempt, epoch, log or 0, closed))
-        for job_id, owner, created_at, move, (attempt, epoch), log, closed in rows
-    ]
+    # The retry before which all attempts of the time had ended, and all that they had to tell was recorded.
+    retry = (
+        select(Transition.id, Transition.at, Transition.attempt)
+        .where(Transition.job_id == Job.id, Transition.from_status.in_(FINAL))
+        .order_by(Transition.id.desc())
+        .limit(1)
+        .lateral("retry")
+    )
+    logs_before = logs.where(LogChunk.attempt <= retry.c.attempt)
+    query = select(
+        Job.id,
+        Job.user_id,
+        func.coalesce(retry.c.at, Job.created_at).label("began_at"),
+        *(moves.scalar_subquery().label("move"), epochs.scalar_subquery().label("epoch")),
+        *(logs.scalar_subquery().label("log"), closing.label("closing")),
+        *(retry.c.id.label("retry"), retry.c.attempt.label("attempt_before")),
+        logs_before.scalar_subquery().label("log_before"),
+    )
+    return [_standing(row) for row in await session.execute(query.outerjoin(retry, true()).where(which))]
+
+
+def _standing(row: Row[Any]) -> Standing:
+    beginning = Position()
+    if row.retry is not None:
+        beginning = Position(row.retry - 1, row.attempt_before, MOST_EPOCHS, row.log_before or 0)
+    attempt, epoch = row.epoch
+    position = Position(row.move or 0, attempt, epoch, row.log or 0, row.closing)
+    return Standing(row.id, row.user_id, position, row.began_at, beginning)
 
 
 async def events_after(
@@ -112,15 +135,21 @@ async def events_after(
     position = start
     # The merge keeps the order of each source, even where the database's clock was set back.
     for row in islice(merge(*sources, key=lambda row: row.at), limit):
-        position = replace(position, **row.step)
+        position = replace(position, closing=0, **row.step)
         events.append(Event.of(row.kind, row.view.model_dump_json(ensure_ascii=True).encode(), position))
-    if len(events) < limit and Status(job.status) in FINAL:
+    if len(events) < limit and Status(job.status) in FINAL and await _is_newest(session, job_id, position):
         closing = await _closing(session, job)
-        last = len(closing) if upto is None else upto.closing
-        for number, (kind, body) in enumerate(closing[start.closing : last], start=start.closing + 1):
+        first, last = position.closing, len(closing) if upto is None else upto.closing
+        for number, (kind, body) in enumerate(closing[first:last], start=first + 1):
             if body is not None:
                 events.append(Event.of(kind, body, replace(position, closing=number)))
     return events
+
+
+async def _is_newest(session: AsyncSession, job_id: UUID, position: Position) -> bool:
+    """Tell whether no transition follows a position: what closes the job belongs to its newest end."""
+    newest = select(func.max(Transition.id)).where(Transition.job_id == job_id)
+    return position.transition == await session.scalar(newest)
 
 
 async def _moves(session: AsyncSession, span: _Span) -> list[_Happened]:

@@ -52,7 +52,7 @@ class JobReader:
         self.waiter = waiter
         self._backlog = backlog
         self._position = position
-        self._kinds = kinds | {Kind.END}
+        self._kinds = kinds
         self._replay = replay
         self._ended = False
 
@@ -64,7 +64,7 @@ class JobReader:
     @property
     def has_all(self) -> bool:
         """Whether the job has ended and its last event was taken."""
-        return self._position.closing >= self._backlog.place.closing > 0
+        return self._backlog.place.closing > 0 and self._position.covers(self._backlog.place)
 
     async def take(self) -> bytes | None:
         """Return the next events, None where the next has not happened yet; raise EndOfStream after the last."""
@@ -76,10 +76,17 @@ class JobReader:
                 self._position = events[-1].position
             else:
                 return None
-            self._ended = bool(events) and events[-1].kind is Kind.END
-            if wanted := b"".join(event.wire for event in events if event.kind in self._kinds):
+            self._ended = bool(events) and self._is_the_end(events[-1])
+            if wanted := b"".join(event.wire for event in events if self._is_wanted(event)):
                 return wanted
         raise EndOfStream
+
+    def _is_wanted(self, event: Event) -> bool:
+        return self._is_the_end(event) if event.kind is Kind.END else event.kind in self._kinds
+
+    def _is_the_end(self, event: Event) -> bool:
+        """Tell whether a job has ended with this event; one that was tried again goes on behind its former end."""
+        return event.kind is Kind.END and event.position.covers(self._backlog.place)
 
     async def _take_replayed(self) -> list[Event]:
         # No further than the backlog's place: who arrives there goes on from memory, with neither gap nor duplicate.

@@ -10,11 +10,14 @@ from sqlalchemy.orm import defer
 
 from api.access.caller import Caller
 from api.audit.queries import record
+from api.jobs import references
+from api.statements import connection_of
 from api.sweeps.schemas import PointView, SweepDetail, SweepView
 from api.sweeps.summary import ranked, summarised
 from models.database import database_now
-from models.errors import SweepNotFound
+from models.errors import FieldError, InvalidSpec, SweepNotFound
 from models.job import FINAL, Job, Status, notification
+from models.point_specs import spec_of
 from models.sweep import Sweep, SweepPoint
 from models.sweep_scores import best_values
 from models.sweep_spec import SweepSpec
@@ -28,6 +31,15 @@ async def lock_sweep(session: AsyncSession, caller: Caller, sweep_id: UUID) -> S
         raise _not_found(sweep_id)
     caller.check_may_change(sweep.user_id)
     return sweep
+
+
+async def check_references(session: AsyncSession, caller: Caller, sweep: Sweep) -> None:
+    """Raise InvalidSpec naming a job in the spec of a sweep that its jobs could not wait for, or start from."""
+    try:
+        await references.unmet(await connection_of(session), caller, spec_of(sweep.plan.spec, {}).as_json())
+    except InvalidSpec as error:
+        fields = [FieldError(f"spec.{field.loc}", field.message, field.code) for field in error.errors]
+        raise InvalidSpec(fields) from None
 
 
 async def sweep_detail(session: AsyncSession, caller: Caller, sweep_id: UUID) -> SweepDetail:

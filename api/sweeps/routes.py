@@ -10,6 +10,7 @@ from api.access.caller import ReaderDep, WriterDep
 from api.audit.queries import record
 from api.codes import answers
 from api.idempotency import IDEMPOTENT, IdempotentRoute, idempotent_after
+from api.jobs.limits import check_priority
 from api.openapi import CREATED
 from api.paging import Limit, cut
 from api.path_ids import uuid_in_path
@@ -17,8 +18,9 @@ from api.services import ServicesDep, SessionDep
 from api.sweeps import queries
 from api.sweeps.schemas import SubmittedSweep, SweepDetail, SweepPage
 from models.errors import SweepNotFound
+from models.spec import JobSpec
 from models.sweep import Sweep
-from models.sweep_points import prepared
+from models.sweep_points import Check, prepared
 
 router = APIRouter(
     tags=["sweeps"],
@@ -38,11 +40,15 @@ SweepId = Annotated[UUID, Depends(_sweep_id)]
 
 async def _checked(sweep: SubmittedSweep, caller: WriterDep, services: ServicesDep) -> Sweep:
     """Return a sweep to be stored; raise InvalidSpec."""
-    return await services.checks.run(caller.user_id, partial(_prepared, sweep, caller.user_id))
+
+    def check(spec: JobSpec) -> None:
+        check_priority(caller, services.settings, spec.priority)
+
+    return await services.checks.run(caller.user_id, partial(_prepared, sweep, caller.user_id, check))
 
 
-def _prepared(sweep: SubmittedSweep, user_id: UUID) -> Sweep:
-    return Sweep.submit(prepared(sweep), user_id=user_id)
+def _prepared(sweep: SubmittedSweep, user_id: UUID, check: Check) -> Sweep:
+    return Sweep.submit(prepared(sweep, check), user_id=user_id)
 
 
 @router.post("/sweeps", status_code=201, responses=CREATED)
@@ -54,6 +60,7 @@ async def submit_sweep(
     Every point of a grid, of a list and of a random sweep is checked first, as are the ends and choices of all ranges;
     a bad one refuses the sweep. A bayesian point that turns out not to fit is `refused` when its turn comes.
     """
+    await queries.check_references(session, caller, sweep)
     session.add(sweep)
     await session.flush()
     record(session, caller, "sweep.submit", f"sweep:{sweep.id}", {"points": sweep.points})

@@ -1,11 +1,16 @@
 """How users are read from the database and locked in it."""
 
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
 from sqlalchemy import and_, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
 from models.errors import UserExists, UserNotFound
+from models.share import Share
 from models.user import Role, User
 
 
@@ -42,12 +47,27 @@ async def add_user(session: AsyncSession, name: str, role: Role) -> User:
     return user
 
 
-async def page(session: AsyncSession, *, after: str | None, limit: int) -> list[User]:
-    """Return at most `limit` users whose names come after `after`."""
-    query = select(User).order_by(User.name).limit(limit)
+async def page(session: AsyncSession, *, after: str | None, limit: int) -> list[tuple[User, Share | None]]:
+    """Return at most `limit` users whose names come after `after`, with their parts in the queue."""
+    query = select(User, Share).outerjoin(Share, Share.user_id == User.id).order_by(User.name).limit(limit)
     if after is not None:
         query = query.where(User.name > after)
-    return list(await session.scalars(query))
+    return [(user, share) for user, share in await session.execute(query)]
+
+
+async def share_of(session: AsyncSession, user_id: UUID) -> Share | None:
+    """Return a user's part in the queue; None for who has never had one."""
+    return await session.get(Share, user_id)
+
+
+async def change_share(session: AsyncSession, user_id: UUID, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Change a user's part in the queue; return what is new of it."""
+    await session.execute(insert(Share).values(user_id=user_id).on_conflict_do_nothing())
+    share = await session.get_one(Share, user_id, with_for_update=True)
+    new = {name: value for name, value in wanted.items() if getattr(share, name) != value}
+    for name, value in new.items():
+        setattr(share, name, value)
+    return new
 
 
 def _found(user: User | None, name: str) -> User:

@@ -17,6 +17,7 @@ from api.users import queries
 from api.users.schemas import USER_NAME, Me, MyToken, NewUser, RateLimitView, UserChange, UserPage, UserView
 from models.database import database_now
 from models.errors import ReservedUser, UserNotFound
+from models.share import DEFAULT_WEIGHT
 from models.user import ANONYMOUS, Token
 
 router = APIRouter(
@@ -36,8 +37,9 @@ UserNameInPath = Annotated[str, Depends(_user_name)]
 
 @router.get("/me")
 async def get_me(caller: CallerDep, session: SessionDep, services: ServicesDep) -> Me:
-    """Show who calls: user, role, scopes, the token's name and expiry, and the rate limit."""
+    """Show who calls: user, role, scopes, the token's name and expiry, the rate limit, and the limits in the queue."""
     token = None if caller.token_id is None else await session.get_one(Token, caller.token_id)
+    share = await queries.share_of(session, caller.user_id)
     limits = services.limits
     return Me(
         user=caller.name,
@@ -45,6 +47,9 @@ async def get_me(caller: CallerDep, session: SessionDep, services: ServicesDep) 
         scopes=sorted(caller.scopes),
         token=MyToken.model_validate(token, from_attributes=True) if token else None,
         rate_limit=RateLimitView(requests_per_minute=limits.per_minute, burst=limits.burst),
+        weight=share.weight if share else DEFAULT_WEIGHT,
+        max_running=share.max_running if share else None,
+        max_queued=services.settings.max_queued if share is None or share.max_queued is None else share.max_queued,
     )
 
 
@@ -56,28 +61,29 @@ async def create_user(new: NewUser, caller: AdminDep, session: SessionDep, respo
     user = await queries.add_user(session, new.name, new.role)
     record(session, caller, "user.create", f"user:{new.name}", {"role": new.role})
     response.headers["Location"] = f"/users/{new.name}"
-    return UserView.model_validate(user, from_attributes=True)
+    return UserView.of(user, None)
 
 
 @router.get("/users")
 async def list_users(caller: AdminDep, session: SessionDep, after: str | None = None, limit: Limit = 20) -> UserPage:
     """List users by name; pass `next` as `after` for the following page."""
     users, last = cut(await queries.page(session, after=after, limit=limit + 1), limit)
-    items = [UserView.model_validate(user, from_attributes=True) for user in users]
-    return UserPage(items=items, next=last.name if last else None)
+    items = [UserView.of(user, share) for user, share in users]
+    return UserPage(items=items, next=last[0].name if last else None)
 
 
 @router.get("/users/{name}", responses=answers("user_not_found"))
 async def get_user(name: UserNameInPath, caller: AdminDep, session: SessionDep) -> UserView:
     """Show a user."""
-    return UserView.model_validate(await queries.user_named(session, name), from_attributes=True)
+    user = await queries.user_named(session, name)
+    return UserView.of(user, await queries.share_of(session, user.id))
 
 
 @router.patch("/users/{name}", responses=answers("user_not_found", "last_admin", "reserved_user"))
 async def change_user(
     name: UserNameInPath, change: UserChange, caller: AdminDep, session: SessionDep, services: ServicesDep
 ) -> UserView:
-    """Change a user's role, disable or enable them; their tokens follow at once."""
+    """Change a user's role, disable or enable them, which their tokens follow at once, or their part in the queue."""
     user, is_last_admin = await queries.lock_with_admins(session, name)
     changed: dict[str, Any] = {}
     if change.role is not None and user.change_role(change.role, is_last_admin=is_last_admin):
@@ -87,9 +93,12 @@ async def change_user(
     if change.disabled is False and user.enable():
         changed["disabled"] = False
     if changed:
-        record(session, caller, "user.update", f"user:{name}", changed)
         await services.tokens.announce_change(session)
-    return UserView.model_validate(user, from_attributes=True)
+    if wanted := change.of_share():
+        changed |= await queries.change_share(session, user.id, wanted)
+    if changed:
+        record(session, caller, "user.update", f"user:{name}", changed)
+    return UserView.of(user, await queries.share_of(session, user.id))
 
 
 @router.delete("/users/{name}", status_code=204, responses=answers("user_not_found", "last_admin"))

@@ -8,7 +8,7 @@ from benchmarks.api.followers import Polling, Streams, Waiting
 from benchmarks.api.questions import BARE, COMPARISONS, MLFLOW, OURS, Comparison
 from benchmarks.api.setting import CLIENTS, EPOCHS, Scale
 from benchmarks.machine import machine
-from benchmarks.tables import Goal, Spread, at_least, below, table
+from benchmarks.tables import Goal, Spread, at_least, below, percentile, table
 
 _RECORDING_GOAL = 5.0
 _LATE_MILLISECONDS = 1_000.0
@@ -50,11 +50,6 @@ class Figures:
     streams: Streams | None = None
     polling: Polling | None = None
     waiting: Waiting | None = None
-
-
-def percentile(values: Sequence[float], percent: float) -> float:
-    """Return the smallest value that so many per cent of all values do not exceed (the nearest rank)."""
-    return sorted(values)[max(0, math.ceil(len(values) * percent / 100) - 1)]
 
 
 def write(figures: Figures) -> str:

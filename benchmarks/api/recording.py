@@ -10,6 +10,7 @@ from sqlalchemy.engine import make_url
 
 from benchmarks.api.setting import EPOCHS, METRICS
 from models.database import sync_engine, sync_sessions
+from models.line import Offer
 from models.result import EpochMetrics
 from models.settings import Settings
 from worker.attempt import AttemptRecord
@@ -46,7 +47,11 @@ class Recorder:
     def _claim(self) -> Claim:
         with self._sessions.begin() as session:
             claim = claim_next(
-                session, worker="benchmark", queues=["default"], devices=["auto", "cpu"], lease_seconds=_LEASE_SECONDS
+                session,
+                worker="benchmark",
+                offer=Offer(["default"], free_slots=1),
+                allocate=lambda _: (),
+                lease_seconds=_LEASE_SECONDS,
             )
         assert claim is not None, "a job was submitted"
         return claim

@@ -254,12 +254,15 @@ def receiver(start_receiver: Callable[..., Receiver]) -> Receiver:
 
 # What requests write; what the service itself goes on doing with it is left out.
 _WRITTEN = {
-    "jobs": "id, status",
+    "jobs": "id, status, priority, name",
+    "queues": "name, paused_at",
+    "shares": "user_id, weight, max_running, max_queued",
     "transitions": "id",
     "sweeps": "id, cancelled_at",
     "users": "name, role, disabled_at",
     "tokens": "id, revoked_at",
     "webhooks": "id, enabled, events",
+    "workers": "id, draining_since",
     "deliveries": "id",
     "idempotent_answers": "key",
     "audit": "id",

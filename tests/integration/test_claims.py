@@ -2,17 +2,19 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, delete, func, select, update
-from sqlalchemy.exc import DataError, InternalError
+from sqlalchemy.exc import DataError, InternalError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from local.stack import Stack
 from models.database import sync_engine, sync_sessions
+from models.demand import GIB, Demand
 from models.job import Attempt, Epoch, Job, JobResult, LogChunk, Status, Transition, notification
+from models.line import Offer
 from models.result import EpochMetrics
 from models.scores import Scores
 from models.settings import Settings
@@ -25,6 +27,10 @@ from worker.runner_process import forkserver
 from worker.settings import WorkerSettings
 from worker.supervisor import Supervisor
 
+ON_CPU = Offer(["default"], free_slots=1)
+ON_ONE_GPU = Offer(
+    ["default"], free_slots=1, has_gpus=True, idle_gpu_bytes=[GIB], shared_gpu_bytes=GIB, gpus={"GPU-a": GIB}
+)
 SPEC: dict[str, Any] = {"dataset": {"name": "digits"}, "network": {"name": "mlp"}}
 CHECKPOINT = SavedCheckpoint(epoch=1, file="checkpoint-0001-000001.pt", sha256="0" * 64)
 METRICS = EpochMetrics(
@@ -69,11 +75,14 @@ def submit(sessions: sessionmaker[Session], **changes: Any) -> Any:
         return job.id
 
 
-def claim(
-    sessions: sessionmaker[Session], worker: str = "a", devices: tuple[str, ...] = ("auto", "cpu")
-) -> Claim | None:
+def claim(sessions: sessionmaker[Session], worker: str = "a", offer: Offer = ON_CPU) -> Claim | None:
     with sessions.begin() as session:
-        return claim_next(session, worker=worker, queues=["default"], devices=devices, lease_seconds=30)
+        return claim_next(session, worker=worker, offer=offer, allocate=first_gpus(offer), lease_seconds=30)
+
+
+def first_gpus(offer: Offer) -> Callable[[Demand], tuple[str, ...]]:
+    """Return an allocator that gives out the first GPUs of those that there are."""
+    return lambda demand: tuple(offer.gpus)[: demand.gpus]
 
 
 def claimed(sessions: sessionmaker[Session]) -> Claim:
@@ -112,19 +121,29 @@ def test_jobs_are_claimed_in_the_order_of_their_submission(sessions: sessionmake
 def test_a_job_for_a_gpu_waits_for_a_worker_that_has_one(sessions: sessionmaker[Session]) -> None:
     job_id = submit(sessions, resources={"device": "cuda"})
     assert claim(sessions) is None
-    found = claim(sessions, devices=("auto", "cpu", "cuda"))
+    found = claim(sessions, offer=ON_ONE_GPU)
     assert found is not None
-    assert found.job_id == job_id
+    assert (found.job_id, found.gpus) == (job_id, ("GPU-a",))
+    with sessions() as session:
+        assert session.scalars(select(Attempt.gpus)).all() == [["GPU-a"]]
 
 
-def test_a_job_that_one_worker_is_claiming_is_passed_over_by_the_next(sessions: sessionmaker[Session]) -> None:
+def test_a_job_that_somebody_is_changing_is_passed_over(sessions: sessionmaker[Session]) -> None:
     first, second = submit(sessions), submit(sessions)
     with sessions.begin() as session:
-        mine = claim_next(session, worker="a", queues=["default"], devices=["auto"], lease_seconds=30)
-        theirs = claim(sessions, worker="b")  # while the first claim is not committed
-    assert mine is not None
-    assert theirs is not None
-    assert (mine.job_id, theirs.job_id) == (first, second)
+        session.get_one(Job, first, with_for_update=True)
+        assert claimed(sessions).job_id == second
+        assert claim(sessions) is None
+    assert claimed(sessions).job_id == first
+
+
+def test_a_claim_waits_for_one_that_is_not_committed(sessions: sessionmaker[Session]) -> None:
+    submit(sessions), submit(sessions)
+    with sessions.begin() as session:
+        claim_next(session, worker="a", offer=ON_CPU, allocate=first_gpus(ON_CPU), lease_seconds=30)
+        with pytest.raises(OperationalError, match="lock timeout"):
+            claim(sessions, worker="b")
+    assert claim(sessions, worker="b") is not None
 
 
 def test_many_claims_at_once_share_the_jobs_without_overlap(sessions: sessionmaker[Session]) -> None:
@@ -175,17 +194,18 @@ def test_whatever_an_attempt_writes_after_its_lease_is_refused(sessions: session
     expire(sessions)
     assert claimed(sessions).attempt == 2
     moves = count(sessions, Transition)
-    for write in (
+    writes: list[Callable[[], object]] = [
         lambda: zombie.renew(30),
-        zombie.status,
+        zombie.request,
         lambda: zombie.say("still here"),
         lambda: zombie.add_epoch(METRICS, CHECKPOINT),
         lambda: zombie.add_log("still here"),
         lambda: zombie.succeed({"timing": {}}, None),
         lambda: zombie.fail("runner_error", "still here"),
         lambda: zombie.give_back("runner_died", "still here", retry_limit=3),
-        lambda: zombie.preempt("still here"),
-    ):
+        lambda: zombie.stop_at_checkpoint("still here"),
+    ]
+    for write in writes:
         with pytest.raises(AttemptSuperseded):
             write()
     assert [count(sessions, table) for table in (Epoch, LogChunk, JobResult)] == [0, 0, 0]
@@ -264,7 +284,7 @@ def test_the_next_attempt_is_given_the_newest_checkpoints_and_the_time_used(sess
     run_out(sessions, job_id)
     expire(sessions)
     again = claimed(sessions)
-    assert [checkpoint.epoch for checkpoint in again.checkpoints] == [3, 2]
+    assert [checkpoint.epoch for checkpoint in again.checkpoints] == [3, 2, 1], "the last two, and the best"
     assert 0 < again.seconds_used < 60
 
 
@@ -343,8 +363,7 @@ def test_an_error_that_does_not_pass_by_itself_is_not_waited_for(sessions: sessi
         settings=WorkerSettings(environment="development"),
         context=forkserver(),
         threads=1,
-        gpu=None,
-        slots_per_gpu=1,
+        gpu_bytes=None,
         stopping=threading.Event(),
     )
     babbler: Any = Babbler()

@@ -22,6 +22,7 @@ from api.metrics.queries import NAMES
 from api.metrics.schemas import MetricsView
 from migrations import config
 from models.database import sync_sessions
+from models.demand import Demand
 from models.result import EpochMetrics
 from models.scores import METRICS
 from worker.attempt import AttemptRecord
@@ -54,7 +55,16 @@ class Running:
     def __init__(self, service: Any, engine: Engine, **spec: Any) -> None:
         self.id: str = service.submit(SPEC | spec)
         service.rows("UPDATE jobs SET status = 'running', attempt = 1 WHERE id = %s", self.id)
-        claim = Claim(job_id=UUID(self.id), attempt=1, spec={}, seconds_used=0, checkpoints=[])
+        claim = Claim(
+            job_id=UUID(self.id),
+            attempt=1,
+            spec={},
+            demand=Demand("cpu", 0, None, exclusive=False),
+            gpus=(),
+            estimated_seconds=None,
+            seconds_used=0,
+            checkpoints=[],
+        )
         self._record = AttemptRecord(sync_sessions(engine), claim)
         self.path = f"/jobs/{self.id}/metrics"
 

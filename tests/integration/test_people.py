@@ -93,6 +93,9 @@ def test_a_user_is_made_shown_listed_and_stored(service: Any) -> None:
         "name": "grace",
         "role": "member",
         "disabled_at": None,
+        "weight": 1.0,
+        "max_running": None,
+        "max_queued": None,
     }
     assert service.http.get("/users/grace").json() == answer.json()
     assert answer.json() in service.http.get("/users", params={"limit": 100}).json()["items"]
@@ -181,6 +184,9 @@ def test_my_page_says_who_i_am_and_what_my_token_is(service: Any, member: str) -
         "scopes": ["read", "write"],
         "token": {"prefix": member.rpartition("_")[0], "name": "test", "expires_at": None},
         "rate_limit": {"requests_per_minute": 6_000, "burst": 100_000},
+        "weight": 1.0,
+        "max_running": None,
+        "max_queued": 10_000,
     }
 
 

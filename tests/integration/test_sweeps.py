@@ -336,7 +336,9 @@ def test_many_schedulers_at_once_make_one_job_of_each_point(idle: Any) -> None:
     engine = sync_engine(Settings(DATABASE_URL=idle.stack.database_url, environment="development"), pool_size=4)
     sessions = sync_sessions(engine)
     try:
-        schedulers = [Thread(target=lambda: [advance_sweeps(sessions) for _ in range(10)]) for _ in range(4)]
+        schedulers = [
+            Thread(target=lambda: [advance_sweeps(sessions, max_queued=10_000) for _ in range(10)]) for _ in range(4)
+        ]
         for scheduler in schedulers:
             scheduler.start()
         for scheduler in schedulers:

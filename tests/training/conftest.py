@@ -16,6 +16,7 @@ from models.datasets import DATASETS
 from models.result import Result
 from models.spec import JobSpec
 from worker.messages import Assignment
+from worker.other_ranks import OtherRanks
 from worker.runner import _Run
 from worker.stopwatch import Stopwatch
 from worker.training.data import DeviceSplit
@@ -138,12 +139,12 @@ def result_of(tmp_path: Path, digits_cache: Path) -> Callable[..., Result]:
             checkpoints=[],
             threads=1,
             data_limit_bytes=data_limit_bytes,
-            gpu=None,
+            gpus=[],
             git_commit=None,
         )
         told, tell = multiprocessing.Pipe(duplex=False)
         with told, tell:
-            outcome = _Run(task, tell, threading.Event(), Stopwatch(time.monotonic())).outcome()
+            outcome = _Run(task, tell, threading.Event(), Stopwatch(time.monotonic()), OtherRanks()).outcome()
         assert outcome is not None
         return Result.model_validate(outcome.result)
 

@@ -226,6 +226,20 @@ def test_only_what_is_recorded_makes_an_older_checkpoint_superfluous(tmp_path: P
     assert files_in(tmp_path) == {checkpoint.file for checkpoint in saved[1:]}
 
 
+def test_the_checkpoint_of_the_best_epoch_stays_until_there_is_a_better_one(tmp_path: Path) -> None:
+    kept = KeptCheckpoints(tmp_path, [], attempt=1)
+    saved = [checkpoints.save(tmp_path, {}, attempt=1, epoch=epoch) for epoch in range(1, 8)]
+    for checkpoint in saved[:5]:
+        kept.add(checkpoint, saved[1].file)
+    recorded = [saved[4], saved[3], saved[1]]
+    assert files_in(tmp_path) == {checkpoint.file for checkpoint in (*recorded, *saved[5:])}
+    kept = KeptCheckpoints(tmp_path, recorded, attempt=2)
+    assert files_in(tmp_path) == {checkpoint.file for checkpoint in recorded}
+    newer = checkpoints.save(tmp_path, {}, attempt=2, epoch=6)
+    kept.add(newer, newer.file)
+    assert files_in(tmp_path) == {saved[4].file, newer.file}
+
+
 def test_the_next_attempt_removes_what_was_never_recorded_or_never_finished(tmp_path: Path) -> None:
     saved = [checkpoints.save(tmp_path, {}, attempt=1, epoch=epoch) for epoch in range(1, 5)]
     (tmp_path / "checkpoint-0001-000005.part").write_bytes(b"half of a network")

@@ -14,12 +14,12 @@ import pytest
 from benchmarks.api.client import Asker, connected, request, run
 from benchmarks.api.followers import Polling, Streams, Waiting
 from benchmarks.api.load import Load, one_by_one, under_load
-from benchmarks.api.page import Figures, Measured, goals, percentile, write
+from benchmarks.api.page import Figures, Measured, goals, write
 from benchmarks.api.questions import BARE, COMPARISONS, MLFLOW, OURS
 from benchmarks.api.recording import figures as figures_of_epoch
 from benchmarks.api.setting import CLIENTS, EPOCHS, FULL, LEAST_ACCURACY, METRICS
 from benchmarks.processes import MeasurementFailed
-from benchmarks.tables import Goal, with_section
+from benchmarks.tables import Goal, percentile, with_section
 
 PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
 SUBMIT = COMPARISONS["submit"][0]

@@ -17,6 +17,8 @@ from worker import slots
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
+BESIDE = (ROOT / "docker-compose.worker.yml").read_text()
+HOSTS = (ROOT / "docker-compose.hosts.yml").read_text()
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE)["services"]
 ONE_SHOT = {"preflight", "migrate"}
 LONG_RUNNING = sorted(SERVICES.keys() - ONE_SHOT)
@@ -97,10 +99,36 @@ def test_a_worker_is_given_longer_to_stop_than_it_needs() -> None:
     assert float(SERVICES["worker"]["stop_grace_period"].removesuffix("s")) >= slots.STOP_SECONDS + 5
 
 
+def test_a_worker_beside_the_main_host_differs_in_where_what_it_shares_is() -> None:
+    beside = yaml.safe_load(BESIDE)["services"]
+    assert beside.keys() == {"worker", "worker-cpu"}
+    for name, service in beside.items():
+        differing = {"depends_on", "environment", "healthcheck", "hostname", "volumes"}
+        kept = [{k: v for k, v in one.items() if k not in differing} for one in (service, SERVICES[name])]
+        assert kept[0] == kept[1]
+        own, main = service["environment"], SERVICES[name]["environment"]
+        assert {k: v for k, v in own.items() if not k.endswith("_URL")}.items() <= main.items()
+        for url, host in {"DATABASE_URL": "postgres", "REDIS_URL": "redis"}.items():
+            assert re.sub(r":\?[^}]*", "", own[url]) == re.sub(r":\?[^}]*", "", main[url]).replace(
+                f"@{host}:", "@${TRAINYARD_MAIN_HOST}:"
+            )
+        artifacts, datasets = service["volumes"]
+        assert re.fullmatch(r"\$\{TRAINYARD_ARTIFACTS:\?[^}]+\}:/data/artifacts", artifacts)
+        assert datasets == SERVICES[name]["volumes"][1]
+
+
+def test_database_and_broker_are_published_for_other_hosts_in_their_network_alone() -> None:
+    published = {name: service["ports"] for name, service in yaml.safe_load(HOSTS)["services"].items()}
+    assert published.keys() == {"postgres", "redis"}
+    for (port,), number in zip(published.values(), (5432, 6379), strict=True):
+        assert re.fullmatch(rf"\$\{{TRAINYARD_LAN_ADDRESS:\?[^}}]+\}}:{number}:{number}", port)
+
+
 def test_what_must_last_is_in_named_volumes() -> None:
     assert yaml.safe_load(COMPOSE)["volumes"].keys() == {"artifacts", "database", "datasets"}
     assert SERVICES["postgres"]["volumes"] == ["database:/var/lib/postgresql"]
-    assert SERVICES["worker"]["volumes"] == ["artifacts:/data/artifacts", "datasets:/data/datasets"]
+    artifacts = "${TRAINYARD_ARTIFACTS:-artifacts}:/data/artifacts"
+    assert SERVICES["worker"]["volumes"] == [artifacts, "datasets:/data/datasets"]
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES))
@@ -179,7 +207,7 @@ def test_the_example_gives_every_variable_that_compose_requires_and_names_every_
     required = set(re.findall(r"\$\{(\w+):\?", COMPOSE))
     assert required == {"POSTGRES_PASSWORD", "REDIS_PASSWORD"}
     assert required <= EXAMPLE_VALUES.keys()
-    optional = set(re.findall(r"\$\{(\w+):-", COMPOSE))
+    optional = set(re.findall(r"\$\{(\w+):[-?]", COMPOSE + BESIDE + HOSTS)) - required
     assert optional == {name for name in optional if re.search(rf"^#{name}=", ENV_EXAMPLE, re.MULTILINE)}
 
 

@@ -1,6 +1,7 @@
 """The statuses of a job: each move that is allowed, each that is not, and what a cancel or a lost worker does."""
 
 import itertools
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -9,28 +10,36 @@ import pytest
 from sqlalchemy import inspect
 
 from models.errors import IllegalMove
-from models.job import FINAL, LIVE, MOVES, Attempt, Job, Status, Transition
+from models.job import FINAL, LIVE, MOVES, Attempt, Job, Status, Transition, waits_for
+from models.spec import JobSpec
 
 OWNER = UUID("01a1fc05-96f8-74b8-9c20-173cf1283400")
-SPEC: dict[str, Any] = {"name": "a job", "resources": {"device": "auto"}, "training": {"epochs": 3}}
+_ASKED = {"name": "a job", "dataset": {"name": "digits"}, "network": {"name": "mlp"}, "training": {"epochs": 3}}
+SPEC: dict[str, Any] = JobSpec.model_validate(_ASKED).resolved().as_json()
 
 # Written out a second time: the table of moves is the contract of the service.
 ALLOWED = {
     ("queued", "running"),
+    ("queued", "paused"),
     ("queued", "cancelled"),
+    ("queued", "failed"),
     ("running", "queued"),
     ("running", "pausing"),
     ("running", "cancelling"),
     ("running", "succeeded"),
     ("running", "failed"),
     ("pausing", "paused"),
+    ("pausing", "running"),
     ("pausing", "cancelling"),
     ("pausing", "succeeded"),
     ("pausing", "failed"),
     ("pausing", "queued"),
     ("paused", "queued"),
     ("paused", "cancelled"),
+    ("paused", "failed"),
     ("cancelling", "cancelled"),
+    ("failed", "queued"),
+    ("cancelled", "queued"),
 }
 
 
@@ -66,10 +75,12 @@ def test_a_job_moves_along_the_table_and_nowhere_else(here: Status, there: Statu
         assert job.lease_expires_at is lease
 
 
-def test_the_table_has_a_row_for_every_status_and_final_ones_move_nowhere() -> None:
+def test_the_table_has_a_row_for_every_status_and_success_alone_is_for_ever() -> None:
     assert {(here, there) for here, allowed in MOVES.items() for there in allowed} == ALLOWED
     assert set(MOVES) == set(Status)
-    assert {status for status in Status if not MOVES[status]} == FINAL == {"succeeded", "failed", "cancelled"}
+    assert {status for status in Status if not MOVES[status]} == {"succeeded"}
+    assert {"succeeded", "failed", "cancelled"} == FINAL
+    assert {there for status in FINAL for there in MOVES[status]} == {"queued"}
     assert FINAL.isdisjoint(LIVE)
 
 
@@ -85,7 +96,7 @@ def test_a_reason_is_forgotten_with_the_next_move() -> None:
     ("device", "message"), [("cuda", "Waits for a worker with a GPU."), ("cpu", "Waits for a worker.")]
 )
 def test_a_submitted_job_is_queued_and_says_what_it_waits_for(device: str, message: str) -> None:
-    job = Job.submit(SPEC | {"resources": {"device": device}}, user_id=OWNER)
+    job = Job.submit(SPEC | {"resources": SPEC["resources"] | {"device": device}}, user_id=OWNER)
     assert (job.status, job.name, job.epochs, job.message) == ("queued", "a job", 3, message)
     assert story_of(job) == [(None, "queued")]
     assert transitions_of(job)[0].message == message
@@ -137,6 +148,69 @@ def test_a_cancel_of_a_job_that_ends_or_has_ended_changes_nothing(status: Status
 
 def test_every_status_is_covered_by_a_test_of_cancel() -> None:
     assert {Status.QUEUED, Status.PAUSED, Status.RUNNING, Status.PAUSING, Status.CANCELLING} | FINAL == set(Status)
+
+
+def refused(job: Job, asked: str, act: Callable[[], None]) -> None:
+    """Require that the move is refused with the status named, and changes nothing."""
+    before = job.status
+    with pytest.raises(IllegalMove, match=f"^A job that is {before} cannot be {asked}\\.$"):
+        act()
+    assert (job.status, transitions_of(job)) == (before, [])
+
+
+@pytest.mark.parametrize("status", Status)
+def test_a_pause_stops_what_runs_and_keeps_what_waits_from_starting(status: Status) -> None:
+    job, after = job_at(status), {Status.QUEUED: "paused", Status.RUNNING: "pausing"}.get(status)
+    if after is None:
+        refused(job, "paused", job.pause)
+    else:
+        job.pause()
+        assert (job.status, job.reason) == (after, "paused_by_user")
+
+
+@pytest.mark.parametrize("status", Status)
+def test_a_resume_queues_what_is_paused_and_takes_back_a_pause_on_its_way(status: Status) -> None:
+    job, after = job_at(status), {Status.PAUSED: "queued", Status.PAUSING: "running"}.get(status)
+    if after is None:
+        refused(job, "resumed", job.resume)
+    else:
+        job.resume([])
+        assert (job.status, job.reason) == (after, None)
+
+
+@pytest.mark.parametrize("from_start", [False, True])
+@pytest.mark.parametrize("status", Status)
+def test_a_retry_starts_the_clock_and_the_losses_anew(status: Status, from_start: bool) -> None:
+    job = job_at(status, retries=3)
+    job.attempt, job.trained_since, job.timed_since = 4, 2, 2
+    if status not in (Status.FAILED, Status.CANCELLED):
+        refused(job, "tried again", lambda: job.retry(from_start=from_start))
+        assert (job.retries, job.trained_since, job.timed_since) == (3, 2, 2)
+        return
+    job.retry([OWNER], from_start=from_start)
+    assert (job.status, job.reason, job.message) == ("queued", None, f"Waits for job {OWNER}.")
+    assert (job.retries, job.timed_since, job.unmet) == (0, 5, 1)
+    assert job.trained_since == (5 if from_start else 2)
+
+
+def test_what_a_job_waits_for_is_said() -> None:
+    other = UUID(int=7)
+    assert waits_for(SPEC) == "Waits for a worker."
+    assert waits_for(SPEC, [OWNER]) == f"Waits for job {OWNER}."
+    assert waits_for(SPEC, [OWNER, other, other]) == f"Waits for job {OWNER} and 2 more."
+    assert Job.submit(SPEC, user_id=OWNER, unmet=[OWNER, other]).unmet == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "after", "reason"),
+    [(Status.RUNNING, "queued", "preempted"), (Status.PAUSING, "paused", "paused_by_user")],
+)
+def test_a_job_that_was_asked_to_stop_at_a_checkpoint_has_lost_nothing(status: Status, after: str, reason: str) -> None:
+    job = job_at(status, retries=2)
+    job.yields_to = OWNER
+    job.stop_at_checkpoint("Somebody was first.")
+    assert (job.status, job.reason, job.retries) == (after, reason, 2)
+    assert not job.yields_to
 
 
 @pytest.mark.parametrize("retries", [0, 1, 2])

@@ -5,7 +5,7 @@ at any moment, and two of them may run.
 """
 
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 import structlog
@@ -14,7 +14,10 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from models.errors import InvalidSpec
 from models.job import FINAL, STOPPED_BY_SWEEP, Job, Status, notification
+from models.pace import refresh_estimates
 from models.point_specs import named, spec_of
+from models.queue_limit import QueueRoom, room_of
+from models.references import REFERENCED, found, referenced_ids, unmet_of
 from models.sweep import Sweep, SweepPoint
 from models.sweep_scores import best_values, curves
 from models.sweep_spec import Bayesian, Point, SweepSpec
@@ -28,21 +31,24 @@ log = structlog.get_logger(__name__)
 _POINTS_PER_STEP = 10
 
 
-def advance_sweeps(sessions: sessionmaker[Session]) -> set[str]:
-    """Take every open sweep one step further, each in a transaction of its own; return the queues that got a job."""
+def advance_sweeps(sessions: sessionmaker[Session], *, max_queued: int) -> set[str]:
+    """Take every open sweep one step further, each in a transaction of its own; return the queues that got a job.
+
+    `max_queued` is how many jobs may wait of a user who has no limit of their own.
+    """
     with sessions.begin() as session:
         still_open = session.scalars(select(Sweep.id).where(Sweep.ended_at.is_(None)).order_by(Sweep.id)).all()
     queues: set[str] = set()
     for sweep_id in still_open:
         try:
             with sessions.begin() as session:
-                queues |= _advance(session, sweep_id)
+                queues |= _advance(session, sweep_id, max_queued)
         except Exception:  # a sweep that cannot go on must not hold up the others
             log.exception("sweep_stuck", sweep=str(sweep_id))
     return queues
 
 
-def _advance(session: Session, sweep_id: UUID) -> set[str]:
+def _advance(session: Session, sweep_id: UUID, max_queued: int) -> set[str]:
     """Take one sweep a step further, unless another scheduler is at it; return the queues that got a job."""
     its_row = select(Sweep).where(Sweep.id == sweep_id, Sweep.ended_at.is_(None))
     sweep = session.scalar(its_row.with_for_update(skip_locked=True))
@@ -59,7 +65,9 @@ def _advance(session: Session, sweep_id: UUID) -> set[str]:
         log.info("sweep_ended", sweep=str(sweep.id))
     elif session.get_one(User, sweep.user_id).disabled_at is not None:
         return set()  # it waits for its user to be enabled again
-    wanted = min(left, plan.max_concurrent - active, _POINTS_PER_STEP)
+    # Points wait where as many jobs of the user wait as may: they are not refused for it.
+    room = QueueRoom(*session.execute(room_of(sweep.user_id, default=max_queued)).one())
+    wanted = min(left, plan.max_concurrent - active, _POINTS_PER_STEP, room.left)
     jobs = [_try_point(session, sweep, plan, tried + more) for more in range(wanted)]
     return {job.queue for job in jobs if job is not None}
 
@@ -73,7 +81,8 @@ def _try_point(session: Session, sweep: Sweep, plan: SweepSpec, number: int) -> 
     point = _point(session, sweep, plan, number)
     row = SweepPoint(sweep_id=sweep.id, number=number, parameters=point)
     try:
-        spec = named(spec_of(plan.spec, point), sweep.name, number)
+        spec = named(spec_of(plan.spec, point), sweep.name, number).as_json()
+        unmet = _unmet(session, spec)
     except InvalidSpec as error:
         # A combination that no corner showed, or rules that have changed since the sweep was submitted.
         log.warning("point_refused", sweep=str(sweep.id), point=number, detail=str(error))
@@ -81,16 +90,27 @@ def _try_point(session: Session, sweep: Sweep, plan: SweepSpec, number: int) -> 
         session.add(row)
         session.flush()
         return None
-    job = Job.submit(spec.as_json(), user_id=sweep.user_id)
+    job = Job.submit(spec, user_id=sweep.user_id, unmet=unmet)
     job.sweep_id = sweep.id
     session.add(job)
     session.flush()
+    session.execute(refresh_estimates([job.id]))
     row.job_id = job.id
     session.add_all([row, _audit(sweep, "job.submit", job.id)])
     session.flush()
     session.execute(notification(job.id))
     log.info("point_submitted", sweep=str(sweep.id), point=number, job=str(job.id))
     return job
+
+
+def _unmet(session: Session, spec: dict[str, Any]) -> list[UUID]:
+    """Return the jobs that a point's job has to wait for; raise InvalidSpec naming a bad reference.
+
+    Whether the user may read them was asked when the sweep was submitted: they are the same for all its points.
+    """
+    ids = sorted(referenced_ids(spec))
+    jobs = found(session.connection().exec_driver_sql(REFERENCED, {"ids": ids})) if ids else {}
+    return unmet_of(spec, jobs, lambda owner: True)
 
 
 def _point(session: Session, sweep: Sweep, plan: SweepSpec, number: int) -> Point:
@@ -131,15 +151,16 @@ def _outcome(status: str | None, reason: str | None) -> Literal["succeeded", "st
 def _stop_early(session: Session, sweep: Sweep, plan: SweepSpec) -> None:
     """Ask those running jobs to stop that lose against the others by the sweep's rule."""
     rows = session.execute(
-        select(Job.id, Job.status, Job.epochs).where(Job.sweep_id == sweep.id).order_by(Job.id)
-    ).tuples()
-    jobs = {job_id: (status, epochs) for job_id, status, epochs in rows}
+        select(Job.id, Job.status, Job.epochs, Job.timed_since > 1).where(Job.sweep_id == sweep.id).order_by(Job.id)
+    ).all()
+    jobs = {job_id: (status, epochs) for job_id, status, epochs, _ in rows}
+    retried = {job_id for job_id, *_, is_retried in rows if is_retried}  # by a person, against the rule
     if all(status != Status.RUNNING for status, _ in jobs.values()):
         return
     all_curves = _curves(session, sweep, plan)
     finished = [curve for job_id, curve in all_curves.items() if jobs[job_id][0] == Status.SUCCEEDED]
     for job_id, (status, epochs) in jobs.items():
-        if status == Status.RUNNING and job_id in all_curves:
+        if status == Status.RUNNING and job_id in all_curves and job_id not in retried:
             others = [curve for other, curve in all_curves.items() if other != job_id]
             lost = why_it_stops(plan, all_curves[job_id], epochs=epochs, finished=finished, others=others)
             if lost is not None:

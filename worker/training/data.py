@@ -54,8 +54,8 @@ class BatchedSplit(ABC):
         return len(self.targets)
 
     @abstractmethod
-    def parts(self, order: Tensor, batch_size: int) -> Generator[Part, None, None]:
-        """Yield a part for each batch of the samples in `order`, int64 (n,) on the CPU; to be closed if left early.
+    def parts(self, batches: Sequence[Tensor]) -> Generator[Part, None, None]:
+        """Yield a part for each batch of places of samples, int64 (n,) on the CPU; to be closed if left early.
 
         Nothing in it waits for the device.
         """
@@ -79,12 +79,13 @@ class BatchedSplit(ABC):
     def batch(self, indices: Tensor | slice, augment: Augment | None = None) -> tuple[Tensor, Tensor]:
         """Return what `ready` does of the samples chosen."""
         chosen = torch.arange(len(self))[indices] if isinstance(indices, slice) else indices.cpu()
-        with closing(self.parts(chosen, max(1, len(chosen)))) as parts:
+        with closing(self.parts([chosen])) as parts:
             return self.ready(next(parts), augment)
 
     def batches(self, batch_size: int, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the samples in `order`, int64 (n,) on the CPU, or else the whole split as it is."""
-        with closing(self.parts(torch.arange(len(self)) if order is None else order, batch_size)) as parts:
+        order = torch.arange(len(self)) if order is None else order
+        with closing(self.parts(order.split(batch_size))) as parts:
             for part in parts:
                 yield self.ready(part)
 
@@ -134,13 +135,14 @@ class DeviceSplit(BatchedSplit):
         whole.targets = torch.cat([each.targets for each in stand])
         return whole
 
-    def parts(self, order: Tensor, batch_size: int) -> Generator[Part, None, None]:
+    def parts(self, batches: Sequence[Tensor]) -> Generator[Part, None, None]:
         """Yield where the inputs of each batch stand, with its targets."""
-        places = send(order, self.device)
+        sizes = [len(batch) for batch in batches]
+        places = send(torch.cat(tuple(batches)), self.device)
         targets = self.targets.index_select(0, places)
         if self.rows is not None:
             places = self.rows.index_select(0, places)
-        yield from zip(places.split(batch_size), targets.split(batch_size), strict=True)
+        yield from zip(places.split(sizes), targets.split(sizes), strict=True)
 
     def unpack(self, found: Tensor) -> Tensor:
         """Gather the inputs that stand at the places `found`."""

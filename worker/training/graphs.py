@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from models.training_spec import Constant, TrainingSpec
 from worker.training.data import BatchedSplit, Part
+from worker.training.distributed import RankStep
 from worker.training.state import TrainState
 from worker.training.step import EagerStep, Step, set_learning_rate
 
@@ -162,8 +163,11 @@ class _Recorded:
 def make_step(state: TrainState, training: TrainingSpec, train: BatchedSplit) -> Step:
     """Return the fastest step for the device of `state`.
 
-    Under loss scaling the scaler decides in Python what is to be done, which no recording can repeat.
+    Under loss scaling the scaler decides in Python what is to be done, which no recording can repeat. Several ranks
+    wait for each other between the operations of a step.
     """
+    if state.ranks.count > 1:
+        return RankStep(state, training, train)
     eager = EagerStep(state, training, train)
     if state.device.type != "cuda" or state.scaler.is_enabled():
         return eager

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +14,7 @@ from models.errors import NonFiniteLoss
 from models.result import EpochMetrics
 from models.training_spec import TrainingSpec
 from worker.training.data import BatchedSplit
+from worker.training.distributed import draw_apart
 from worker.training.early_stopping import better_of, patience_is_over
 from worker.training.graphs import make_step
 from worker.training.schedules import learning_rate
@@ -66,6 +67,14 @@ def fit(
     state.restore_best()
 
 
+def follow(state: TrainState, training: TrainingSpec, train: BatchedSplit, epochs: Iterable[int]) -> None:
+    """Train, as a rank beside the first, the `epochs` that the first begins; its `fit` measures, and knows the end."""
+    step = make_step(state, training, train)
+    for epoch in epochs:
+        draw_apart(state, training.seeds[0], epoch)
+        train_one_epoch(state, training, train, epoch, step)
+
+
 def train_one_epoch(
     state: TrainState, training: TrainingSpec, train: BatchedSplit, epoch: int, step: Step | None = None
 ) -> tuple[float, float | None, float]:
@@ -73,20 +82,18 @@ def train_one_epoch(
 
     `step` is the one of earlier epochs of the same training, where there were any.
     """
+    state.ranks.begin(epoch)
     state.network.train()
     step = step or make_step(state, training, train)
-    order = torch.randperm(len(train), generator=state.sampler)
-    steps = math.ceil(len(train) / training.batch_size)
+    batches = torch.randperm(len(train), generator=state.sampler).split(training.batch_size)
     figures = []
-    with closing(train.parts(order, training.batch_size)) as parts:
+    with closing(train.parts(state.ranks.own(batches))) as parts:
         for number, part in enumerate(parts):
-            figures.append(step(part, rate_of_step(training, epoch, number, steps)))
+            figures.append(step(part, rate_of_step(training, epoch, number, len(batches))))
     # Kept on the device and read once, here: a read per step would wait for the device each time.
-    losses, penalties, hits = torch.stack(figures).cpu().unbind(1)
+    losses, penalties, hits = state.ranks.total(torch.stack(figures)).cpu().unbind(1)
     require_finite(losses + penalties, epoch)
-    sizes = torch.full((steps,), float(training.batch_size), dtype=torch.float64)
-    sizes[-1] = len(train) - (steps - 1) * training.batch_size
-    weights = sizes / len(train)
+    weights = torch.tensor([len(batch) for batch in batches], dtype=torch.float64) / len(train)
     return (
         float(losses.double() @ weights),
         state.objective.accuracy(hits.double().sum(), len(train)),

@@ -2,12 +2,13 @@
 
 import resource
 import sys
-from pathlib import Path
 
 import psutil
 import torch
 
-_CONTROL_GROUPS = Path("/sys/fs/cgroup")
+from models.demand import CUDA_CONTEXT_BYTES, PEAK_MARGIN
+from worker.control_groups import free_in_control_groups
+
 _DATA_SHARE = 0.5  # of what is free; the rest is for the network, and for what others take meanwhile
 
 
@@ -24,28 +25,25 @@ def data_limit(device: torch.device, slots: int) -> int:
     return int(free_bytes(device) * _DATA_SHARE) // slots
 
 
-def free_in_control_groups(groups: Path = _CONTROL_GROUPS, process: Path = Path("/proc/self/cgroup")) -> list[int]:
-    """Return the bytes left under the limit of each control group (version 2) around this process; a container is one.
+def gpu_data_limit(device: torch.device, granted_bytes: int | None, *, measured: bool) -> int:
+    """Return how many bytes of data a job may put on its GPU, of which it was granted so many (None: all of it).
 
-    `groups` is where they are mounted, `process` says which is ours. Cached files that can be dropped count as free.
+    `measured` says that the grant is the peak of like jobs with its margin: that held the data, if the GPU did.
     """
-    ours = next((line[3:] for line in _lines(process) if line.startswith("0::")), "/")
-    folder = groups / ours.lstrip("/")
-    return [
-        left for group in (folder, *folder.parents) if groups in (group, *group.parents) for left in _left_in(group)
-    ]
+    if granted_bytes is None:
+        return data_limit(device, slots=1)
+    return int(bytes_for_tensors(granted_bytes) * (1 / PEAK_MARGIN if measured else _DATA_SHARE))
 
 
-def _left_in(group: Path) -> list[int]:
-    limit, used = _lines(group / "memory.max"), _lines(group / "memory.current")
-    if not limit or not used or limit[0] == "max":
-        return []
-    droppable = (int(line.split()[1]) for line in _lines(group / "memory.stat") if line.startswith("inactive_file "))
-    return [max(0, int(limit[0]) - int(used[0]) + sum(droppable))]
+def bytes_for_tensors(granted_bytes: int) -> int:
+    """Return what is left for tensors of so many bytes of a GPU, once CUDA has its own."""
+    return max(0, granted_bytes - CUDA_CONTEXT_BYTES)
 
 
-def _lines(file: Path) -> list[str]:
-    return file.read_text().splitlines() if file.is_file() else []
+def bound_tensors(granted_bytes: int) -> None:
+    """Make torch raise OutOfMemoryError where this process would take more of its GPU than it was granted."""
+    total = torch.cuda.get_device_properties().total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, bytes_for_tensors(granted_bytes) / total))
 
 
 def peak_bytes() -> int:
@@ -57,3 +55,8 @@ def peak_bytes() -> int:
 def peak_gpu_bytes(device: torch.device) -> int | None:
     """Return the most memory that tensors ever had on the GPU at once; None on a CPU."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
+def peak_reserved_bytes() -> int:
+    """Return the most that torch ever held of one of this process's GPUs, for tensors or to have it at hand."""
+    return max(torch.cuda.max_memory_reserved(index) for index in range(torch.cuda.device_count()))

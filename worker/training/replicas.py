@@ -14,6 +14,7 @@ from models.training_spec import TrainingSpec
 from worker.training.across_replicas import combine
 from worker.training.data import BatchedSplit
 from worker.training.loop import TrainEpoch, fit
+from worker.training.ranks import Ranks
 from worker.training.splits import Splits
 from worker.training.state import TrainState
 from worker.training.vectorised import train_together, why_in_turn
@@ -24,9 +25,9 @@ _ON_CPU = "Trained in turn: on a CPU a stacked network is slower than one after 
 class Replica:
     """One of the trainings: its state, and torch's global generators as it left them, which dropout draws from."""
 
-    def __init__(self, spec: JobSpec, device: torch.device, weights: Path, *, alone: bool) -> None:
+    def __init__(self, spec: JobSpec, device: torch.device, weights: Path, ranks: Ranks, *, alone: bool) -> None:
         """Begin as the single job of the resolved `spec` does; `alone` says that there is no other replica."""
-        self.state = TrainState.fresh(spec, device, weights=weights)
+        self.state = TrainState.fresh(spec, device, weights=weights, ranks=ranks)
         self._name = None if alone else f"Replica with seed {spec.training.seed}"
         self._keep_generators()
 
@@ -71,13 +72,21 @@ class Replicas:
         self.note = note
 
     @classmethod
-    def fresh(cls, spec: JobSpec, device: torch.device, *, weights: Path, vectorise_on_cpu: bool = False) -> "Replicas":
+    def fresh(
+        cls,
+        spec: JobSpec,
+        device: torch.device,
+        *,
+        weights: Path,
+        ranks: Ranks | None = None,
+        vectorise_on_cpu: bool = False,
+    ) -> "Replicas":
         """Build each replica as the single job with its seed; see `TrainState.fresh`.
 
         They are trained as one stacked network where that is known to be right, and to be faster: on a GPU.
         """
-        seeds = spec.training.seeds
-        members = [Replica(_single(spec, seed), device, weights, alone=len(seeds) == 1) for seed in seeds]
+        seeds, ranks = spec.training.seeds, ranks or Ranks()
+        members = [Replica(_single(spec, seed), device, weights, ranks, alone=len(seeds) == 1) for seed in seeds]
         note = why_in_turn(spec.training, members[0].state.network)
         if note is None and device.type == "cpu" and not vectorise_on_cpu:
             note = _ON_CPU
@@ -119,6 +128,18 @@ class Replicas:
         for member, saved in zip(self.members, state["replicas"], strict=True):
             with member.at_work() as own:
                 own.load_state_dict(saved)
+
+    def load_weights(self, state: dict[str, Any]) -> None:
+        """Begin with the weights of a saved state: each replica with its own, or all with those of the first.
+
+        The latter is so where there are not as many replicas as there were.
+        """
+        saved = state["replicas"]
+        if len(saved) != len(self.members):
+            saved = [saved[0]] * len(self.members)
+        for member, its in zip(self.members, saved, strict=True):
+            with member.at_work() as own:
+                own.load_weights(its)
 
     def _trained_by(self, training: TrainingSpec, train: Sequence[BatchedSplit]) -> Sequence[TrainEpoch | None]:
         if self.note is not None or len(self.members) == 1:

@@ -18,6 +18,7 @@ from worker.training.early_stopping import BestEpoch
 from worker.training.objective import Objective, objective_of
 from worker.training.optimizers import build_optimizer
 from worker.training.precision import autocast, gradient_scaler
+from worker.training.ranks import Ranks
 
 _EVALUATION_SAMPLES = 1_000
 _EVALUATION_VALUES = 2**27  # at one layer, 512 MiB in float32: evaluating must not need more memory than training
@@ -40,6 +41,7 @@ class TrainState:
     sampler: torch.Generator  # draws the order of samples, on the CPU
     augmenter: torch.Generator  # draws the changes of training images, on the device
     device: torch.device
+    ranks: Ranks = field(default_factory=Ranks)  # that train this network: one, or several with a device each
     memory_format: torch.memory_format = torch.contiguous_format  # that the network computes images in fastest
     # Samples; it follows from the network alone, so that every evaluation adds up alike.
     evaluation_batch: int = _EVALUATION_SAMPLES
@@ -48,7 +50,7 @@ class TrainState:
     stopped_early: bool = False
 
     @classmethod
-    def fresh(cls, spec: JobSpec, device: torch.device, *, weights: Path) -> "TrainState":
+    def fresh(cls, spec: JobSpec, device: torch.device, *, weights: Path, ranks: Ranks | None = None) -> "TrainState":
         """Build network and optimiser from a resolved spec; every random choice follows from its seed.
 
         `weights` is the directory of the files that a spec may name to start from.
@@ -69,6 +71,7 @@ class TrainState:
             sampler=torch.Generator().manual_seed(seed),
             augmenter=torch.Generator(device).manual_seed(seed ^ _AUGMENTATION_SEED),
             device=device,
+            ranks=ranks or Ranks(),
             memory_format=memory_format,
             evaluation_batch=_evaluation_batch(summary),
         )
@@ -83,10 +86,10 @@ class TrainState:
         """The epoch whose weights the network has once the training is over."""
         return self.history[-1].epoch if self.best is None else self.best.epoch
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Return the network's outputs in float32, computed in the precision of the job."""
+    def forward(self, inputs: Tensor, network: nn.Module | None = None) -> Tensor:
+        """Return the outputs in float32, computed in the precision of the job, of the network or what is around it."""
         with autocast(self.precision, self.device):
-            outputs: Tensor = self.network(inputs)
+            outputs: Tensor = (network or self.network)(inputs)
         return outputs.float()
 
     def restore_best(self) -> None:
@@ -122,6 +125,10 @@ class TrainState:
         self.best = None if state["best"] is None else BestEpoch(**state["best"]).to(self.device)
         self.stopped_early = state["stopped_early"]
         self._load_generators(state["generators"])
+
+    def load_weights(self, state: dict[str, Any]) -> None:
+        """Take over the weights of a saved state alone: optimiser, schedule, generators and history begin anew."""
+        self.network.load_state_dict(state["network"])
 
     def _load_generators(self, states: dict[str, Tensor]) -> None:
         """Take over what can be: the states of generators on a CPU and on a GPU say nothing to each other."""

@@ -31,6 +31,7 @@ class EagerStep:
         self._state = state
         self._training = training
         self._train = train
+        self._network = state.network  # what a batch goes through: the network itself, or what is around it
         wanted = training.augmentation
         self._change = None if wanted is None else partial(augment, wanted=wanted, generator=state.augmenter)
 
@@ -43,9 +44,8 @@ class EagerStep:
         """Make the step at the learning rate that the optimiser has; nothing in it waits for the device."""
         state, objective = self._state, self._state.objective
         inputs, targets = self._train.ready(part, self._change)
-        outputs = state.forward(inputs)
-        loss = objective.loss(outputs, targets)
-        minimised = objective.minimised(loss, outputs, targets)
+        outputs = state.forward(inputs, self._network)
+        loss, minimised = self._losses(outputs, targets)
         penalty = torch.zeros_like(loss)
         if self._training.l2_penalty:
             penalty = self._training.l2_penalty * squared_weights(state.network)
@@ -54,6 +54,11 @@ class EagerStep:
         hits = objective.hits(objective.predictions(outputs.detach()), targets)
         # One tensor: a batch has fewer samples than float32 counts exactly.
         return torch.stack([loss.detach(), penalty.detach(), hits.to(loss.dtype)])
+
+    def _losses(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean loss that is reported, and what is minimised of the data."""
+        loss = self._state.objective.loss(outputs, targets)
+        return loss, self._state.objective.minimised(loss, outputs, targets)
 
     def _follow_gradient(self, minimised: Tensor) -> None:
         """Step against the gradient; in float16 the step is left out where the scaled gradient overflowed."""

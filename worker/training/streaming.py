@@ -39,9 +39,8 @@ class StreamedSplit(BatchedSplit):
         self._rows = rows
         self._file = _MappedFile(inputs) if isinstance(inputs, np.memmap) else None
 
-    def parts(self, order: Tensor, batch_size: int) -> Generator[Part, None, None]:
+    def parts(self, batches: Sequence[Tensor]) -> Generator[Part, None, None]:
         """Yield the inputs of each batch with its targets; raise InvalidData where the file has been cut short."""
-        batches = order.split(batch_size)
         reading = _Reading(self._read, [places.numpy() for places in batches])
         try:
             for places in batches:

@@ -154,12 +154,11 @@ class Group:
         """
         with ExitStack() as opened:
             if self._joined is not None:
-                batches = (orders + self._starts).split(batch_size, dim=1)
-                order = torch.cat([batch.flatten() for batch in batches])
-                yield from opened.enter_context(closing(self._joined.parts(order, len(orders) * batch_size)))
+                batches = [batch.flatten() for batch in (orders + self._starts).split(batch_size, dim=1)]
+                yield from opened.enter_context(closing(self._joined.parts(batches)))
                 return
             streams = [
-                opened.enter_context(closing(split.parts(order, batch_size)))
+                opened.enter_context(closing(split.parts(order.split(batch_size))))
                 for split, order in zip(self._train, orders, strict=True)
             ]
             for parts in zip(*streams, strict=True):

@@ -1,0 +1,1 @@
+"""How long a claim takes in a long line, and how soon a worker has a job that was just submitted."""

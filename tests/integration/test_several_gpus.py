@@ -1,0 +1,137 @@
+"""A job of several GPUs under its supervisor, on a real Postgres: the GPUs are pretended, its ranks are on the CPU."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import psutil
+import pytest
+from sqlalchemy import Engine, create_engine, func, select, update
+from sqlalchemy.orm import Session, sessionmaker
+
+from models.database import sync_sessions
+from models.demand import GIB
+from models.job import Attempt, Epoch, Job, JobResult, Status
+from models.line import Offer
+from models.spec import JobSpec
+from models.user import FIRST_ADMIN, User
+from worker.queue import claim_next
+from worker.runner_process import forkserver, warm_up
+from worker.settings import WorkerSettings
+from worker.supervisor import Supervisor
+
+GPUS = {"GPU-a": GIB, "GPU-b": GIB}
+OFFER = Offer(["default"], free_slots=1, has_gpus=True, idle_gpu_bytes=[GIB, GIB], shared_gpu_bytes=GIB, gpus=GPUS)
+SPEC: dict[str, Any] = {
+    "dataset": {"name": "digits"},
+    "network": {"name": "mlp"},
+    "training": {"epochs": 200, "batch_size": 16},
+    "resources": {"gpus": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def engine(start_service: Any) -> Iterator[Engine]:
+    """A migrated database that nothing else uses."""
+    engine = create_engine(start_service(workers=0).stack.database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def sessions(engine: Engine) -> sessionmaker[Session]:
+    return sync_sessions(engine)
+
+
+@pytest.fixture
+def settings(tmp_path: Path, digits_cache: Path) -> WorkerSettings:
+    return WorkerSettings(environment="development", artifacts_dir=tmp_path, datasets_dir=digits_cache)
+
+
+def submit(sessions: sessionmaker[Session]) -> UUID:
+    spec = JobSpec.model_validate(SPEC).resolved().as_json()
+    with sessions.begin() as session:
+        admin = session.scalars(select(User.id).where(User.name == FIRST_ADMIN)).one()
+        job = Job.submit(spec, user_id=admin)
+        session.add(job)
+        session.flush()
+        return job.id
+
+
+def start_attempt(sessions: sessionmaker[Session], settings: WorkerSettings) -> threading.Thread:
+    """Claim the job for both GPUs, and supervise it in a thread."""
+    with sessions.begin() as session:
+        claim = claim_next(session, worker="a", offer=OFFER, allocate=lambda demand: tuple(GPUS), lease_seconds=60)
+    assert claim is not None
+    assert claim.gpus == tuple(GPUS)
+    supervisor = Supervisor(
+        claim,
+        sessions=sessions,
+        settings=settings,
+        context=forkserver(),
+        threads=1,
+        gpu_bytes=GIB,
+        stopping=threading.Event(),
+    )
+    thread = threading.Thread(target=supervisor.run, daemon=True)
+    thread.start()
+    return thread
+
+
+def epochs(sessions: sessionmaker[Session], job_id: UUID) -> int:
+    with sessions() as session:
+        return session.scalar(select(func.count()).select_from(Epoch).where(Epoch.job_id == job_id)) or 0
+
+
+def other_rank() -> psutil.Process:
+    """Find the process of the second GPU: the only child of the runner, which is the forkserver's."""
+    for child in psutil.Process().children():
+        for runner in child.children():
+            for rank in runner.children():
+                return rank
+    raise AssertionError("no second rank runs")
+
+
+def test_a_job_one_of_whose_ranks_died_goes_on_from_its_checkpoint(
+    sessions: sessionmaker[Session], settings: WorkerSettings
+) -> None:
+    warm_up(forkserver())  # or the lease would begin while torch is imported
+    job_id = submit(sessions)
+    first = start_attempt(sessions, settings)
+    deadline = time.monotonic() + 120
+    while epochs(sessions, job_id) < 1:
+        assert time.monotonic() < deadline, "no epoch was recorded"
+        time.sleep(0.01)
+    rank = other_rank()
+    rank.kill()
+    first.join(60)
+    assert not first.is_alive()
+    assert not rank.is_running()
+    with sessions() as session:
+        job = session.get_one(Job, job_id)
+        assert (job.status, job.reason) == (Status.QUEUED, "runner_died")
+        assert job.message is not None
+        assert "one of the job's GPUs died" in job.message
+        assert session.scalars(select(Attempt.outcome).where(Attempt.job_id == job_id)).all() == ["runner_died"]
+    done = epochs(sessions, job_id)
+    shorten(sessions, job_id, done + 2)
+
+    second = start_attempt(sessions, settings)
+    second.join(60)
+    assert not second.is_alive()
+    with sessions() as session:
+        assert session.get_one(Job, job_id).status == Status.SUCCEEDED
+        trained_by = session.execute(select(Epoch.epoch, Epoch.attempt).where(Epoch.job_id == job_id)).all()
+        assert sorted(map(tuple, trained_by)) == [(epoch, 1 if epoch <= done else 2) for epoch in range(1, done + 3)]
+        assert session.get_one(JobResult, job_id).body["seed"] == job.spec["training"]["seed"]
+
+
+def shorten(sessions: sessionmaker[Session], job_id: UUID, last_epoch: int) -> None:
+    """Let the job end after this epoch, so that nobody waits for what is not tested."""
+    with sessions.begin() as session:
+        spec = session.get_one(Job, job_id).spec
+        shorter = spec | {"training": spec["training"] | {"epochs": last_epoch}}
+        session.execute(update(Job).where(Job.id == job_id).values(spec=shorter))

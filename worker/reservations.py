@@ -1,0 +1,61 @@
+"""Reservations: each worker is held for at most one waiting job, the first in line that it could run but not now."""
+
+from sqlalchemy import BindParameter, Float, Uuid, bindparam, func, or_, select, update
+from sqlalchemy.orm import Session
+
+from models.job import Job, Status
+from models.line import Head
+from models.worker import Worker, WorkerState
+
+
+def holds_elsewhere(session: Session, head: Head, worker: str) -> bool:
+    """Tell whether another worker, which takes jobs, is held for this one."""
+    if head.reserved_by in (None, worker):
+        return False
+    return session.scalar(_TAKES_JOBS.where(Worker.name == head.reserved_by)) is not None
+
+
+def reserve(session: Session, worker: str, head: Head, starts_in: float | None) -> None:
+    """Hold a worker for this job alone, which is expected to start in so many seconds (None: nobody knows)."""
+    if head.any_reserved:
+        drop_reservations(session, worker, but=head)
+    session.execute(_RESERVE, {"job_id": head.id, "worker": worker, "starts_in": starts_in})
+
+
+def drop_reservations(session: Session, worker: str, *, but: Head | None = None) -> None:
+    """Let go of all other jobs that this worker is held for, or one that is gone or takes no more jobs."""
+    session.execute(_DROP, {"worker": worker, "kept": but.id if but is not None else None})
+
+
+_TOLERANCE_SECONDS = 5
+# Rows that somebody else is writing to are left alone: a claim must not wait for them, and the next one comes soon.
+_TAKES_JOBS = select(Worker.name).where(Worker.state() == WorkerState.ONLINE)
+_WORKER: BindParameter[str] = bindparam("worker")
+_STARTS_AT = func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, bindparam("starts_in", type_=Float))
+_first = (
+    select(Job.id)
+    .where(
+        Job.id == bindparam("job_id"),
+        Job.status == Status.QUEUED,
+        # Not each time a worker looks for work is worth a new version of the row.
+        or_(
+            Job.reserved_by.is_distinct_from(_WORKER),
+            Job.reserved_for.is_(None) != _STARTS_AT.is_(None),
+            func.abs(func.extract("epoch", Job.reserved_for - _STARTS_AT)) > _TOLERANCE_SECONDS,
+        ),
+    )
+    .with_for_update(skip_locked=True, of=Job)
+    .cte("first")
+)
+_RESERVE = update(Job).where(Job.id == _first.c.id).values(reserved_by=_WORKER, reserved_for=_STARTS_AT)
+_dropped = (
+    select(Job.id)
+    .where(
+        Job.reserved_by.is_not(None),
+        Job.id.is_distinct_from(bindparam("kept", type_=Uuid)),
+        or_(Job.reserved_by == _WORKER, Job.reserved_by.not_in(_TAKES_JOBS)),
+    )
+    .with_for_update(skip_locked=True, of=Job)
+    .cte("dropped")
+)
+_DROP = update(Job).where(Job.id == _dropped.c.id).values(reserved_by=None, reserved_for=None)

@@ -1,5 +1,6 @@
 """The workers that have served this lab: what each has, what an admin wants of it, and when it was last heard of."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -8,6 +9,7 @@ from sqlalchemy import ARRAY, BigInteger, ColumnElement, Text, case, func, or_
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base, DatabaseTime, Key
+from models.forecast import Place, Running
 
 
 class WorkerState(StrEnum):
@@ -56,4 +58,15 @@ class Worker(Base):
             (or_(cls.stopped_at.is_not(None), cls.is_silent()), WorkerState.OFFLINE.value),
             (cls.draining_since.is_not(None), WorkerState.DRAINING.value),
             else_=WorkerState.ONLINE.value,
+        )
+
+    def place(self, running: Sequence[Running]) -> Place:
+        """Return it as forecasts see it, with what runs there."""
+        return Place(
+            name=self.name,
+            queues=self.queues,
+            has_gpus=bool(self.gpus),
+            slots=self.slots,
+            gpus={gpu["uuid"]: gpu["memory_bytes"] for gpu in self.gpus},
+            running=running,
         )

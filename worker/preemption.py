@@ -135,14 +135,7 @@ def _holders(session: Session) -> list[tuple[Holder, bool]]:
 
 def _places(session: Session, holders: Sequence[tuple[Holder, bool]]) -> list[Place]:
     return [
-        Place(
-            name=worker.name,
-            queues=worker.queues,
-            has_gpus=bool(worker.gpus),
-            slots=worker.slots,
-            gpus={gpu["uuid"]: gpu["memory_bytes"] for gpu in worker.gpus},
-            running=[holder.running for holder, _ in holders if holder.place == worker.name],
-        )
+        worker.place([holder.running for holder, _ in holders if holder.place == worker.name])
         for worker in session.scalars(select(Worker).where(Worker.state() == WorkerState.ONLINE))
     ]
 

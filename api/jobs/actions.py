@@ -4,6 +4,7 @@ from typing import Literal
 
 from fastapi import APIRouter, BackgroundTasks, Response
 from pydantic import Field, JsonValue
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.access.caller import WriterDep
 from api.audit.queries import record
@@ -74,10 +75,7 @@ async def resume_job(
     if job.status == Status.QUEUED:
         room.require()
     record(session, caller, "job.resume", f"job:{job_id}")
-    await session.execute(notification(job_id))
-    await session.flush()
-    await session.execute(refresh_estimates([job_id]))
-    _wake_a_worker(job, services, background)
+    await _line_up(session, job, services, background)
     return await queries.job_view(session, caller, job_id)
 
 
@@ -108,10 +106,7 @@ async def retry_job(
     if sweep is not None:
         sweep.reopen()
     record(session, caller, "job.retry", f"job:{job_id}", {"from": how.start})
-    await session.execute(notification(job_id))
-    await session.flush()
-    await session.execute(refresh_estimates([job_id]))
-    _wake_a_worker(job, services, background)
+    await _line_up(session, job, services, background)
     return await queries.job_view(session, caller, job_id)
 
 
@@ -150,6 +145,10 @@ async def clone_job(
     return Response(job.model_dump_json(), 201, {"Location": f"/jobs/{job.id}"}, "application/json")
 
 
-def _wake_a_worker(job: Job, services: Services, background: BackgroundTasks) -> None:
+async def _line_up(session: AsyncSession, job: Job, services: Services, background: BackgroundTasks) -> None:
+    """Let a job that was moved be estimated anew and heard of, and wake a worker where it waits for one."""
+    await session.execute(notification(job.id))
+    await session.flush()
+    await session.execute(refresh_estimates([job.id]))
     if job.status == Status.QUEUED and job.unmet == 0:
         background.add_task(services.wakes.send, job.queue)

@@ -74,14 +74,7 @@ async def _running(session: AsyncSession) -> list[tuple[str, Running]]:
 async def _places(session: AsyncSession, running: Sequence[tuple[str, Running]]) -> list[Place]:
     online = select(Worker).where(Worker.state() == WorkerState.ONLINE).order_by(Worker.name)
     return [
-        Place(
-            name=worker.name,
-            queues=worker.queues,
-            has_gpus=bool(worker.gpus),
-            slots=worker.slots,
-            gpus={gpu["uuid"]: gpu["memory_bytes"] for gpu in worker.gpus},
-            running=[job for place, job in running if place == worker.name],
-        )
+        worker.place([job for place, job in running if place == worker.name])
         for worker in await session.scalars(online)
     ]
 

@@ -69,6 +69,7 @@ FIELD_CODES = {
     "duplicate": "The same value stands in the list twice.",
     "file_name": "This is not the name of one file or folder, without slashes and without a dot at its beginning.",
     "invalid_cursor": "`after` is not the `next` of a page of this list, in this order.",
+    "job_reference": "The job cannot wait for the one that is named, or start from its weights.",
     "layer_does_not_fit": "The layer cannot take what comes from the one before it, or the last one's output is wrong.",
     "memory_exceeded": "A training step needs more memory than any GPU has.",
     "network_does_not_fit": "The network cannot take samples of this shape.",

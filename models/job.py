@@ -189,21 +189,6 @@ class Job(Base):
         if to is Status.QUEUED:
             self.queued_at = func.clock_timestamp()
 
-    def start_attempt(
-        self, worker: str, lease_seconds: float, *, gpus: Sequence[str] = (), ahead_seconds: float = 0.0
-    ) -> None:
-        """Open the next attempt under a lease by the database's clock; its number fences every later write.
-
-        `gpus` are the UUIDs of those that it gets; a simulation lets it start `ahead_seconds` from now.
-        """
-        if self.status != Status.QUEUED:
-            raise self._refusal("started")
-        self.attempt += 1
-        self.move(Status.RUNNING, message=f"Runs on {worker}.")
-        started_at = database_now_plus(ahead_seconds)
-        self.attempts.add(Attempt(number=self.attempt, worker=worker, gpus=list(gpus), started_at=started_at))
-        self.lease_expires_at = database_now_plus(lease_seconds)
-
     def cancel(self) -> bool:
         """Ask for the end of the job; return whether that changed anything (a second cancel does not)."""
         match Status(self.status):

@@ -1,21 +1,22 @@
 """The waiting jobs that ask for the same: who of them is first in line, and who is first of those that are short."""
 
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
-from heapq import heapify
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from math import inf
+from operator import itemgetter
 from uuid import UUID
 
 from models.demand import Demand
 
 Turn = tuple[int, UUID]  # a job by its place in the line, and its user
+_place: Callable[[tuple[int, object]], int] = itemgetter(0)
 _UNKNOWN = 1e300  # an estimate that is none: longer than all, and finite
 
 
 class Kind:
-    """Those of one queue with one demand, and of each user the first (`heads`, a heap), which competes."""
+    """Those of one queue with one demand, and of each user the first (`heads`, in order), which competes."""
 
     def __init__(self, queue: str, demand: Demand, turns: Sequence[Turn], seconds: Sequence[float | None]) -> None:
         """Line up the jobs by their turns; `seconds` are their estimates, None where there is none."""
@@ -25,8 +26,12 @@ class Kind:
         self._of_user: dict[UUID, deque[Turn]] = defaultdict(deque)
         for turn in turns:
             self._of_user[turn[1]].append(turn)
-        self.heads = [turns[0] for turns in self._of_user.values()]
-        heapify(self.heads)
+        self.heads = sorted(turns[0] for turns in self._of_user.values())
+
+    @property
+    def users(self) -> Iterable[UUID]:
+        """Those who have had a job in it."""
+        return self._of_user
 
     def take(self, turn: Turn) -> None:
         """Remove a job; where it is a head, the next of its user comes to its place."""
@@ -35,10 +40,19 @@ class Kind:
         if turn != of_user[0]:
             of_user.remove(turn)
             return
+        self.set_aside(turn[1])
         of_user.popleft()
-        self.heads.remove(turn)
-        self.heads += islice(of_user, 1)
-        heapify(self.heads)
+        self.bring_back(turn[1])
+
+    def set_aside(self, user: UUID) -> None:
+        """Let the first of this user not compete."""
+        if of_user := self._of_user[user]:
+            del self.heads[bisect_left(self.heads, of_user[0])]
+
+    def bring_back(self, user: UUID) -> None:
+        """Let the first of a user compete again who was set aside."""
+        if of_user := self._of_user[user]:
+            insort(self.heads, of_user[0])
 
     def waiting(self) -> Iterator[Turn]:
         """Yield all that wait, in the order of the line."""
@@ -47,6 +61,49 @@ class Kind:
     def not_longer(self, seconds: float) -> Iterator[Turn]:
         """Yield those with an estimate of at most so many seconds, in the order of the line."""
         return (self._turns[place] for place in self._seconds.at_most(seconds))
+
+
+class Kinds:
+    """All kinds of a line, in the order of their heads; one for which nobody competes is left out meanwhile."""
+
+    def __init__(self, kinds: Iterable[Kind]) -> None:
+        """Put them in order."""
+        self._order = sorted(((kind.heads[0][0], kind) for kind in kinds), key=_place)
+        self._of_user: dict[UUID, list[Kind]] = defaultdict(list)
+        for _, kind in self._order:
+            for user in kind.users:
+                self._of_user[user].append(kind)
+
+    def __iter__(self) -> Iterator[tuple[Turn, Kind]]:
+        """Yield the heads of the kinds, the first in line first."""
+        return ((kind.heads[0], kind) for _, kind in self._order)
+
+    def of(self, users: Iterable[UUID]) -> list[tuple[Turn, Kind]]:
+        """Return the heads of the kinds in which these users had jobs, the first in line first."""
+        kinds = {kind for user in users for kind in self._of_user[user] if kind.heads}
+        return sorted(((kind.heads[0], kind) for kind in kinds), key=itemgetter(0))
+
+    def take(self, kind: Kind, turn: Turn) -> None:
+        """Remove a job from its kind."""
+        self._change(kind, lambda: kind.take(turn))
+
+    def set_aside(self, user: UUID) -> None:
+        """Let no job of this user compete."""
+        for kind in self._of_user[user]:
+            self._change(kind, partial(kind.set_aside, user))
+
+    def bring_back(self, user: UUID) -> None:
+        """Let the jobs of a user compete again who was set aside."""
+        for kind in self._of_user[user]:
+            self._change(kind, partial(kind.bring_back, user))
+
+    def _change(self, kind: Kind, change: Callable[[], None]) -> None:
+        """Change a kind, and put it where its head is then."""
+        if kind.heads:
+            del self._order[bisect_left(self._order, kind.heads[0][0], key=_place)]
+        change()
+        if kind.heads:
+            insort(self._order, (kind.heads[0][0], kind), key=_place)
 
 
 class _FirstShort:

@@ -6,7 +6,7 @@ share: the GPU-seconds used, which count half after each half-life, and those th
 divided by the user's weight. For jobs of the CPU it is seconds of slots. Of one user: priority, then submission.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from uuid import UUID
@@ -42,6 +42,9 @@ class GpuRoom:
         return need.gpu_bytes <= self.shared_bytes
 
 
+_NO_GPUS = GpuRoom(has_gpus=True, whole_bytes=(), shared_bytes=0)
+
+
 @dataclass(frozen=True)
 class Offer:
     """What a worker can take right now, and at most: all that a claim knows of it."""
@@ -69,6 +72,11 @@ class Offer:
         """What is free once nothing runs here."""
         return GpuRoom(self.has_gpus, self.all_gpu_bytes, max(self.all_gpu_bytes, default=0))
 
+    def beside(self, spared: Collection[str]) -> GpuRoom:
+        """Return what is free where these GPUs are left alone."""
+        room = self.place("").room.without(spared)
+        return GpuRoom(self.has_gpus, room.idle_gpu_bytes, room.shared_gpu_bytes)
+
     def place(self, name: str) -> Place:
         """Return the worker of this name as a forecast sees it."""
         slots = self.free_slots + len(self.running)
@@ -84,11 +92,13 @@ def fits(offer: Offer, demand: Demand) -> bool:
 class Passing:
     """The estimates, in seconds, up to which jobs are let past a reserved one; without an estimate one never is.
 
-    Infinity lets all pass, also those without an estimate.
+    Infinity lets all pass, also those without an estimate, and so does room `beside` the reserved job, on GPUs that are
+    too small for it.
     """
 
     on_cpu: float = inf
     on_gpus: float = inf
+    beside: GpuRoom = _NO_GPUS
 
     @property
     def any(self) -> bool:
@@ -98,12 +108,12 @@ class Passing:
 
 @dataclass(frozen=True)
 class Head:
-    """The job that is first in line, the worker that is held for it, and whether any worker is held for any job."""
+    """The job that is first in line, the worker that is held for it, and whether any is held for another job."""
 
     id: UUID
     demand: Demand
     reserved_by: str | None
-    any_reserved: bool
+    others_reserved: bool
 
 
 def enter_line(session: Session) -> None:
@@ -137,13 +147,15 @@ def head_of_line(
         "passed": list(passed),
         "cpu_seconds": passing.on_cpu,
         "gpu_seconds": passing.on_gpus,
+        "beside_whole_bytes": list(passing.beside.whole_bytes),
+        "beside_shared_bytes": passing.beside.shared_bytes,
         "depth": None if passing.any else _DEPTH,
     }
     row = session.execute(HEAD, parameters).first()
     if row is None:
         return None
     demand = Demand(row.device, row.gpus, row.gpu_memory_bytes, row.exclusive)
-    return Head(row.id, demand, row.reserved_by, row.any_reserved)
+    return Head(row.id, demand, row.reserved_by, row.others_reserved)
 
 
 def waiting_line(rules: QueueRules, *, ahead_seconds: float = 0.0) -> Select[tuple[UUID, UUID, int, int, float, str]]:

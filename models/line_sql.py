@@ -18,13 +18,19 @@ ENTER = text(
 _RUNNING = ", ".join(f"'{status}'" for status in sorted(LIVE))
 _MAY_BE_CLAIMED = f"status = '{Status.QUEUED}' AND unmet = 0"
 _PAUSED = "SELECT name FROM queues WHERE paused_at IS NOT NULL"
-_AGE = f"floor(greatest(extract(epoch FROM {NOW} - greatest(queued_at, served_at)), 0) / :ageing)"
 _SECONDS = f"coalesce(estimated_seconds, {_UNKNOWN_SECONDS})"
+
+
+def _age(on_cpu: str) -> str:
+    """Return the SQL of the points that a job has for the time in which its user was not served on such a device."""
+    served = f"CASE WHEN {on_cpu} THEN cpu_served_at ELSE served_at END"
+    return f"floor(greatest(extract(epoch FROM {NOW} - greatest(queued_at, {served})), 0) / :ageing)"
+
 
 # Each user's charges and limits; what runs are few jobs.
 _STANDINGS = f"""
     standings AS MATERIALIZED (
-        SELECT users.id AS user_id, coalesce(weight, {DEFAULT_WEIGHT}) AS weight, served_at,
+        SELECT users.id AS user_id, coalesce(weight, {DEFAULT_WEIGHT}) AS weight, served_at, cpu_served_at,
             coalesce(coalesce(running, 0) >= max_running, false) AS at_limit,
             coalesce(gpu_seconds * {DECAY}, 0) + coalesce(gpu_charge, 0) AS gpu_charge,
             coalesce(cpu_seconds * {DECAY}, 0) + coalesce(cpu_charge, 0) AS cpu_charge
@@ -44,13 +50,23 @@ _STANDINGS = f"""
 
 _ON_CPU = "(device = 'cpu' OR device = 'auto' AND NOT :has_gpus)"
 _WHOLE_BYTES = "CAST(:whole_bytes AS bigint[])"
+_BESIDE_WHOLE_BYTES = "CAST(:beside_whole_bytes AS bigint[])"
+_ESTIMATE = "coalesce(estimated_seconds, 'Infinity')"
+
+
+def _fits_whole(bytes_of_each: str) -> str:
+    """Return the SQL of whether GPUs with so many bytes, the largest first, are enough for a job that shares none."""
+    return f"gpus <= cardinality({bytes_of_each}) AND coalesce(gpu_memory_bytes, 0) <= ({bytes_of_each})[gpus]"
+
+
+# What fits beside a reserved job, on GPUs that are too small for it, may take as long as it likes.
 _FITS = f"""
-    CASE WHEN {_ON_CPU} THEN true
-        WHEN {TAKES_WHOLE_GPUS} THEN gpus <= cardinality({_WHOLE_BYTES})
-            AND coalesce(gpu_memory_bytes, 0) <= ({_WHOLE_BYTES})[gpus]
-        ELSE gpu_memory_bytes <= :shared_bytes
+    CASE WHEN {_ON_CPU} THEN {_ESTIMATE} <= :cpu_seconds
+        WHEN {TAKES_WHOLE_GPUS} THEN {_ESTIMATE} <= :gpu_seconds AND {_fits_whole(_WHOLE_BYTES)}
+            OR {_fits_whole(_BESIDE_WHOLE_BYTES)}
+        ELSE {_ESTIMATE} <= :gpu_seconds AND gpu_memory_bytes <= :shared_bytes
+            OR gpu_memory_bytes <= :beside_shared_bytes
     END
-    AND coalesce(estimated_seconds, 'Infinity') <= CASE WHEN {_ON_CPU} THEN :cpu_seconds ELSE :gpu_seconds END
     AND id <> ALL (CAST(:passed AS uuid[]))
 """
 _KIND = f"queue, device, gpus, ({TAKES_WHOLE_GPUS}) AS whole"
@@ -79,11 +95,15 @@ HEAD = text(f"""
     offered AS MATERIALIZED (
         SELECT * FROM kinds WHERE CASE
             WHEN {_ON_CPU} THEN :cpu_seconds > 0
-            WHEN whole THEN :gpu_seconds > 0 AND gpus <= cardinality({_WHOLE_BYTES})
-            ELSE :gpu_seconds > 0 AND :shared_bytes > 0
+            WHEN whole THEN gpus <= CASE
+                WHEN :gpu_seconds > 0 THEN cardinality({_WHOLE_BYTES}) ELSE cardinality({_BESIDE_WHOLE_BYTES})
+            END
+            ELSE :gpu_seconds > 0 AND :shared_bytes > 0 OR :beside_shared_bytes > 0
         END
     )
-    SELECT head.*, EXISTS (SELECT FROM jobs WHERE reserved_by IS NOT NULL) AS any_reserved
+    SELECT head.*, EXISTS (
+        SELECT FROM jobs WHERE reserved_by IS NOT NULL AND id <> head.id
+    ) AS others_reserved
     FROM standings CROSS JOIN LATERAL (
         (
             SELECT {_SHOWN} FROM (
@@ -104,7 +124,7 @@ HEAD = text(f"""
         ) LIMIT 1
     ) AS head
     WHERE NOT at_limit
-    ORDER BY priority + {_AGE} DESC, CASE WHEN on_cpu THEN cpu_charge ELSE gpu_charge END / weight, id LIMIT 1
+    ORDER BY priority + {_age("on_cpu")} DESC, CASE WHEN on_cpu THEN cpu_charge ELSE gpu_charge END / weight, id LIMIT 1
 """)  # noqa: S608 - names of this program
 
 # Within a user's line neither the effective priority rises nor, at the same one, the share falls: hence the maximum.
@@ -123,7 +143,7 @@ WAITING = text(f"""
     costly AS (SELECT *, CASE pool WHEN 'gpu' THEN gpus ELSE 1 END * seconds AS cost FROM waiting),
     placed AS (
         SELECT id, user_id, priority, held, pool,
-            priority + CASE WHEN row_number() OVER own = 1 THEN {_AGE} ELSE 0 END AS effective_priority,
+            priority + CASE WHEN row_number() OVER own = 1 THEN {_age("pool = 'cpu'")} ELSE 0 END AS effective_priority,
             (
                 CASE pool WHEN 'gpu' THEN gpu_charge ELSE cpu_charge END
                 + sum(cost) OVER (PARTITION BY user_id, held, pool ORDER BY priority DESC, id) - cost

@@ -110,15 +110,24 @@ def refresh_estimates(job_ids: Sequence[UUID]) -> TextClause:
     """Return the statement that fills in `estimated_seconds` and `gpu_memory_bytes` of queued jobs from the paces.
 
     The estimate is an upper bound: all epochs that are left, though early stopping may end the job before, on the
-    slowest device that it may run on. It is null where nothing like the job was measured there. The memory is filled
-    in where the spec says "auto".
+    slowest device that it may run on with the workers that serve its queue; with none of these, on the slowest of all.
+    It is null where nothing like the job was measured there. The memory is filled in where the spec says "auto". A job
+    that somebody else is writing to is passed over: two such writers would wait for each other.
     """
     return _REFRESH.bindparams(job_ids=list(job_ids))
 
 
-def _estimated_seconds(likeness: str, device: str, epochs: str) -> str:
+def _estimated_seconds(likeness: str, device: str, epochs: str, queue: str) -> str:
+    # On the CPU such a job runs on any worker, but one for `auto` only where there are no GPUs.
+    at_hand = f"""EXISTS (
+        SELECT FROM workers WHERE stopped_at IS NULL AND {queue} = ANY (queues) AND CASE
+            WHEN paces.device = '{CPU}' THEN {device} = '{CPU}' OR gpus = '[]'
+            ELSE gpus @> jsonb_build_array(jsonb_build_object('name', paces.device))
+        END
+    )"""
+    seconds = f"other_seconds + {epochs} * epoch_seconds"
     return f"""(
-        SELECT max(other_seconds + {epochs} * epoch_seconds) FROM paces
+        SELECT coalesce(max({seconds}) FILTER (WHERE {at_hand}), max({seconds})) FROM paces
         WHERE paces.likeness = {likeness} AND ({device} = 'auto' OR ({device} = '{CPU}') = (paces.device = '{CPU}'))
     )"""  # noqa: S608 - names of this file
 
@@ -132,7 +141,7 @@ def _is_off(column: str, value: str) -> str:
 
 
 # What an INSERT of a new job by the bare driver puts into these columns; it has the others as its parameters.
-ESTIMATED_SECONDS = _estimated_seconds("%(likeness)s", "%(device)s", "%(epochs)s")
+ESTIMATED_SECONDS = _estimated_seconds("%(likeness)s", "%(device)s", "%(epochs)s", "%(queue)s")
 GPU_MEMORY_BYTES = (
     f"CASE WHEN %(device)s <> '{CPU}' THEN coalesce(%(gpu_memory_bytes)s, {_measured_memory('%(likeness)s')}) END"
 )
@@ -140,7 +149,7 @@ GPU_MEMORY_BYTES = (
 _EPOCHS_LEFT = """(jobs.epochs - coalesce((
         SELECT max(epoch) FROM epochs WHERE job_id = jobs.id AND attempt >= jobs.trained_since
     ), 0))"""
-_ESTIMATE = _estimated_seconds("jobs.likeness", "jobs.device", _EPOCHS_LEFT)
+_ESTIMATE = _estimated_seconds("jobs.likeness", "jobs.device", _EPOCHS_LEFT, "jobs.queue")
 _MEMORY = f"""CASE WHEN jobs.device <> '{CPU}' AND jobs.spec -> 'resources' ->> 'gpu_memory_gb' = 'auto'
     THEN {_measured_memory("jobs.likeness")} ELSE jobs.gpu_memory_bytes END"""
 _STALE = text(
@@ -152,7 +161,9 @@ _STALE = text(
 ).columns(id=Job.id.type)
 _REFRESH = text(
     f"""
-    UPDATE jobs SET estimated_seconds = {_ESTIMATE}, gpu_memory_bytes = {_MEMORY}
-    WHERE id = ANY(:job_ids) AND status = '{Status.QUEUED}'
+    WITH free AS (
+        SELECT id FROM jobs WHERE id = ANY(:job_ids) AND status = '{Status.QUEUED}' FOR NO KEY UPDATE SKIP LOCKED
+    )
+    UPDATE jobs SET estimated_seconds = {_ESTIMATE}, gpu_memory_bytes = {_MEMORY} FROM free WHERE jobs.id = free.id
     """  # noqa: S608 - names of this file
 )

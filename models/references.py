@@ -25,7 +25,6 @@ REFERENCED = """
     ) AS has_checkpoint
     FROM jobs WHERE id = ANY (%(ids)s) ORDER BY id FOR SHARE OF jobs
 """
-_CODE = "job_reference"
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def unmet_of(spec: Mapping[str, Any], jobs: Mapping[UUID, Referenced], may_read:
             problems.append(FieldError(f"depends_on.{place}", f"There is no job {job_id}.", "unknown_job"))
         elif job.status in (Status.FAILED, Status.CANCELLED):
             message = f"Job {job_id} is {job.status}: a job that depends on it would never start."
-            problems.append(FieldError(f"depends_on.{place}", message, _CODE))
+            problems.append(FieldError(f"depends_on.{place}", message, "job_reference"))
     if spec.get("initial_checkpoint") is not None:
         problems += _initial_problems(spec, jobs, may_read)
     if problems:

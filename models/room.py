@@ -1,6 +1,6 @@
 """What is free on one worker: slots, and the memory of its GPUs, as jobs start and end on it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from math import inf
 from uuid import UUID
@@ -39,7 +39,11 @@ def need_of(demand: Demand, *, has_gpus: bool) -> Need | None:
 
 
 class Room:
-    """The free part of a worker with these slots and GPUs (bytes of each), all of it free at first."""
+    """The free part of a worker with these slots and GPUs (bytes of each), all of it free at first.
+
+    `idle_gpu_bytes` are those of each GPU that nobody is on, the largest first; `shared_gpu_bytes` are the most that
+    one more job could have of a GPU, an idle one included (0: none).
+    """
 
     def __init__(self, slots: int, gpus: Mapping[str, int]) -> None:
         """Begin with nothing taken."""
@@ -49,22 +53,29 @@ class Room:
         self._all = dict(gpus)
         self._free = dict(gpus)
         self._users = dict.fromkeys(gpus, 0)
-
-    @property
-    def idle_gpu_bytes(self) -> list[int]:
-        """Bytes of each GPU that nobody is on, the largest first."""
-        return sorted((size for uuid, size in self._all.items() if not self._users[uuid]), reverse=True)
-
-    @property
-    def shared_gpu_bytes(self) -> int:
-        """The most bytes that one more job could have of a GPU, an idle one included; 0: none."""
-        return max([0, *self._free.values()])
+        self._sum_up()
 
     def copy(self) -> "Room":
         """Return one with the same stays, to be changed apart."""
         other = Room(self.slots, self._all)
         other.free_slots, other.stays = self.free_slots, set(self.stays)
         other._free, other._users = dict(self._free), dict(self._users)
+        other._sum_up()
+        return other
+
+    def usable_by(self, need: Need) -> frozenset[str]:
+        """Return the GPUs that are large enough for this need, whoever is on them."""
+        return frozenset(uuid for uuid, size in self._all.items() if size >= need.gpu_bytes)
+
+    def without(self, spared: Collection[str]) -> "Room":
+        """Return what is free now besides these GPUs, to be looked at: nothing starts or ends in it."""
+        if not spared:
+            return self
+        other = Room(self.slots, {uuid: size for uuid, size in self._all.items() if uuid not in spared})
+        other.free_slots = self.free_slots
+        other._free = {uuid: self._free[uuid] for uuid in other._all}
+        other._users = {uuid: self._users[uuid] for uuid in other._all}
+        other._sum_up()
         return other
 
     def could_hold(self, need: Need) -> bool:
@@ -80,8 +91,9 @@ class Room:
         if need.gpus == 0:
             return True
         if need.whole:
-            return sum(1 for _ in self._idle(need)) >= need.gpus
-        return any(free >= need.gpu_bytes for free in self._free.values())
+            idle = self.idle_gpu_bytes
+            return need.gpus <= len(idle) and need.gpu_bytes <= idle[need.gpus - 1]
+        return need.gpu_bytes <= self.shared_gpu_bytes
 
     def choose(self, need: Need) -> tuple[str, ...]:
         """Return the GPUs for a need that fits: the fullest that will do where they are shared, else the largest."""
@@ -101,6 +113,7 @@ class Room:
         for uuid in stay.gpus:
             self._users[uuid] += 1
             self._free[uuid] = _WHOLE if stay.need.whole else self._free[uuid] - stay.need.gpu_bytes
+        self._sum_up()
 
     def leave(self, stay: Stay) -> None:
         """Let a job end."""
@@ -109,6 +122,7 @@ class Room:
         for uuid in stay.gpus:
             self._users[uuid] -= 1
             self._free[uuid] = self._all[uuid] if stay.need.whole else self._free[uuid] + stay.need.gpu_bytes
+        self._sum_up()
 
     def fits_from(self, need: Need) -> float:
         """Return when it fits if nothing else starts: 0 now, infinity where nobody knows or it never does."""
@@ -120,6 +134,12 @@ class Room:
             if later.fits(need):
                 return stay.ends
         return inf
+
+    def _sum_up(self) -> None:
+        """Know what decides whether a need fits, which is asked far more often than anything changes."""
+        idle = (size for uuid, size in self._all.items() if not self._users[uuid])
+        self.idle_gpu_bytes = sorted(idle, reverse=True)
+        self.shared_gpu_bytes = max([0, *self._free.values()])
 
     def _idle(self, need: Need) -> Iterable[str]:
         return (uuid for uuid, users in self._users.items() if not users and self._all[uuid] >= need.gpu_bytes)

@@ -22,8 +22,8 @@ class QueueRules(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="TRAINYARD_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
-    share_half_life_seconds: float = Field(default=604_800, gt=0)  # after it, what a user has used counts half
-    ageing_seconds: float = Field(default=3_600, gt=0)  # so long without being served is worth one point of priority
+    share_half_life_seconds: float = Field(default=604_800, ge=1)  # after it, what a user has used counts half
+    ageing_seconds: float = Field(default=3_600, ge=1)  # so long without being served is worth one point of priority
 
 
 class Settings(QueueRules):

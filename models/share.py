@@ -11,6 +11,7 @@ from models.settings import queue_rules
 from models.user import User
 
 DEFAULT_WEIGHT = 1.0
+LEAST_WEIGHT = 0.001  # what was used is divided by it: less would lead beyond all numbers
 # The moment that a statement of the queue goes by: the database's, or for a simulation so many seconds ahead of it.
 NOW = "(statement_timestamp() + make_interval(secs => :ahead))"
 # How much of what was used at `as_of` still counts. After a hundred half-lives nothing does, and a power would fail.
@@ -21,11 +22,12 @@ class Share(Base):
     """One user's; who has no row has the defaults and has used nothing.
 
     `gpu_seconds` and `cpu_seconds` are what ended attempts used, as it counted at `as_of`: after a half-life it counts
-    half. `served_at` is when a job of theirs was claimed last: ageing counts from it.
+    half. `served_at` is when a job of theirs was claimed last that runs on GPUs, `cpu_served_at` one of the CPU: ageing
+    counts from them, apart, for the two kinds of device do not stand in each other's way.
     """
 
     __tablename__ = "shares"
-    __table_args__ = (CheckConstraint("weight > 0", "weight"),)
+    __table_args__ = (CheckConstraint(f"weight >= {LEAST_WEIGHT}", "weight"),)
 
     user_id: Mapped[UUID] = mapped_column(ForeignKey(User.id, ondelete="CASCADE"), primary_key=True)
     weight: Mapped[float] = mapped_column(server_default=f"{DEFAULT_WEIGHT:g}")
@@ -35,11 +37,7 @@ class Share(Base):
     cpu_seconds: Mapped[float] = mapped_column(server_default="0")
     as_of: Mapped[DatabaseTime]
     served_at: Mapped[datetime | None] = mapped_column(default=None)
-
-
-def serve(session: Session, user_id: UUID, *, ahead_seconds: float = 0.0) -> None:
-    """Note that a job of this user was claimed: ageing begins anew."""
-    session.execute(_SERVE, {"user_id": user_id, "ahead": ahead_seconds})
+    cpu_served_at: Mapped[datetime | None] = mapped_column(default=None)
 
 
 def charge(
@@ -51,10 +49,6 @@ def charge(
     session.execute(_CHARGE, used | {"half_life": half_life, "ahead": ahead_seconds})
 
 
-_SERVE = text(f"""
-    INSERT INTO shares (user_id, as_of, served_at) VALUES (:user_id, {NOW}, {NOW})
-    ON CONFLICT (user_id) DO UPDATE SET served_at = excluded.served_at
-""")  # noqa: S608 - names of this program
 _CHARGE = text(f"""
     INSERT INTO shares (user_id, gpu_seconds, cpu_seconds, as_of)
     VALUES (:user_id, :gpu_seconds, :cpu_seconds, {NOW})

@@ -31,6 +31,7 @@ class NoEstimate(StrEnum):
     USER_LIMIT = "user_limit"  # of none, or held by a job that nobody knows the end of
     NO_WORKER = "no_worker"
     TOO_FAR_BACK = "too_far_back"  # only the first of a long line are played forward
+    TOO_COMPLEX = "too_complex"  # the play of the line was given up
     NOT_WORKED_OUT = "not_worked_out"  # it came since the line was last worked out
     OVERDUE = "overdue"  # it runs
 
@@ -58,6 +59,7 @@ _NO_ESTIMATE_SENTENCES = {
     NoEstimate.USER_LIMIT: "Its user runs as many jobs as they may, and one of them has no estimate.",
     NoEstimate.NO_WORKER: "No worker that takes jobs now can run it.",
     NoEstimate.TOO_FAR_BACK: "It is behind the first thousand, for which estimates are made.",
+    NoEstimate.TOO_COMPLEX: "The jobs ahead of it ask for too many different things to work out when it starts.",
     NoEstimate.NOT_WORKED_OUT: "It came within the last seconds; ask again.",
     NoEstimate.OVERDUE: "It has run for longer than like jobs took.",
 }

@@ -1,18 +1,20 @@
 """What a worker can take beside what it runs, which GPUs a job gets, and how many threads: pure functions."""
 
+from collections.abc import Collection
+
 from models.demand import Demand
 from models.forecast import Place
 from models.line import Offer
 
 
-def allocate(place: Place, demand: Demand) -> tuple[str, ...] | None:
+def allocate(place: Place, demand: Demand, spared: Collection[str] = ()) -> tuple[str, ...] | None:
     """Return the GPUs for one more job, none for one of the CPU; None where it does not fit now.
 
     A job that shares gets the fullest GPU that still holds it, and no idle one if another will do. One that shares with
-    nobody gets the largest that are idle.
+    nobody gets the largest that are idle. The GPUs in `spared` are left alone.
     """
-    need = place.need(demand)
-    return place.room.choose(need) if need is not None and place.room.fits(need) else None
+    need, room = place.need(demand), place.room.without(spared)
+    return room.choose(need) if need is not None and room.fits(need) else None
 
 
 def offer_of(place: Place) -> Offer:

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import structlog
 from sqlalchemy import Row, and_, exists, func, select, update
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session, aliased
 
 from models.demand import Demand
@@ -20,7 +21,7 @@ from models.worker import Worker, WorkerState
 
 log = structlog.get_logger(__name__)
 
-_MOST_WAITING = 20  # of the highest priority, looked at in one step
+_MOST_WAITING = 200  # different ones, of the highest priority, looked at in one step
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,10 @@ def _withdraw(session: Session) -> None:
 
 
 def _waiting(session: Session, seconds: float) -> list[Wanting]:
-    """Return the jobs that have waited so long, that neither a limit nor a pause holds back, and nobody yields to."""
+    """Return the jobs that have waited so long, that neither a limit nor a pause holds back, and nobody yields to.
+
+    A worker serves their queues, and of those that ask for the same it is the first: what holds of it holds of all.
+    """
     running, yielding = aliased(Job), aliased(Job)
     is_of_user = (running.user_id == Job.user_id, running.status.in_(LIVE))
     at_limit = exists().where(
@@ -101,12 +105,15 @@ def _waiting(session: Session, seconds: float) -> list[Wanting]:
         Share.max_running <= select(func.count()).select_from(running).where(*is_of_user).scalar_subquery(),
     )
     paused = exists().where(NamedQueue.name == Job.queue, NamedQueue.paused_at.is_not(None))
+    served = exists().where(Worker.state() == WorkerState.ONLINE, Job.queue == Worker.queues.any_())
     has_one = exists().where(yielding.yields_to == Job.id, yielding.status.in_(LIVE))
+    same = (Job.priority.desc(), Job.queue, *_DEMAND)
     rows = session.execute(
         select(Job.id, Job.priority, Job.queue, *_DEMAND)
+        .ext(distinct_on(Job.priority, Job.queue, *_DEMAND))
         .where(Job.status == Status.QUEUED, Job.unmet == 0, Job.queued_at <= database_now_plus(-seconds))
-        .where(~at_limit, ~paused, ~has_one)
-        .order_by(Job.priority.desc(), Job.id)
+        .where(~at_limit, ~paused, ~has_one, served)
+        .order_by(*same, Job.id)
         .limit(_MOST_WAITING)
     )
     return [Wanting(row.id, row.priority, row.queue, _demand(row)) for row in rows]

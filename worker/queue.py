@@ -1,28 +1,60 @@
 """Which job runs next, and which attempts have lost their worker: decided in Postgres, by its clock."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
 from math import inf
 from typing import Any
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Float, cast, func, select, update
+from sqlalchemy import Float, cast, func, select, text, update
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from models.demand import Demand
-from models.forecast import earliest_start
-from models.job import LIVE, Attempt, Job, Status, database_now_plus, notification
+from models.forecast import Place, earliest_start, starts_sooner
+from models.job import CHANNEL, LIVE, Attempt, Job, Status, database_now_plus, notification
 from models.line import GpuRoom, Head, Offer, Passing, enter_line, fits, head_of_line
 from models.pace import refresh_estimates
-from models.share import charge, serve
+from models.share import NOW, charge
 from worker.messages import SavedCheckpoint
-from worker.reservations import drop_reservations, holds_elsewhere, reserve
+from worker.reservations import Reserved, drop_reservations, reserve, reserved_elsewhere
 from worker.resumption import checkpoints, seconds_used
 
 log = structlog.get_logger(__name__)
 
 WORKER_LOST = "worker_lost"
+# The one move that is no method of the row: seven trips to the database and the bookkeeping of objects were half of a
+# claim (docs/decisions/0002). Another attempt opens, under a lease, and its number fences every later write.
+_TAKE = text(f"""
+    WITH its_row AS (
+        SELECT id FROM jobs WHERE id = :job AND status = '{Status.QUEUED}' AND unmet = 0 FOR UPDATE SKIP LOCKED
+    ),
+    taken AS (
+        UPDATE jobs SET status = '{Status.RUNNING}', attempt = attempt + 1, reason = NULL,
+            message = format('Runs on %s.', CAST(:worker AS text)), reserved_by = NULL, reserved_for = NULL,
+            lease_expires_at = clock_timestamp() + make_interval(secs => :lease)
+        FROM its_row WHERE jobs.id = its_row.id
+        RETURNING jobs.id, user_id, attempt, spec, estimated_seconds, message
+    ),
+    opened AS (
+        INSERT INTO attempts (job_id, number, worker, gpus, started_at)
+        SELECT id, attempt, :worker, CAST(:gpus AS text[]), {NOW} FROM taken
+    ),
+    kept AS (
+        INSERT INTO transitions (job_id, from_status, to_status, message, attempt)
+        SELECT id, '{Status.QUEUED}', '{Status.RUNNING}', message, attempt FROM taken
+    ),
+    served AS (
+        INSERT INTO shares (user_id, as_of, served_at, cpu_served_at)
+        SELECT user_id, {NOW}, CASE WHEN :on_gpus THEN {NOW} END, CASE WHEN NOT :on_gpus THEN {NOW} END FROM taken
+        ON CONFLICT (user_id) DO UPDATE SET served_at = coalesce(excluded.served_at, shares.served_at),
+            cpu_served_at = coalesce(excluded.cpu_served_at, shares.cpu_served_at)
+    )
+    SELECT attempt, spec, estimated_seconds, pg_notify('{CHANNEL}', CAST(id AS text)) FROM taken
+""").columns(spec=JSONB)  # noqa: S608 - names of this program
 _TRIES = 8  # jobs at the head of the line that somebody else may hold locked just now
 
 
@@ -40,7 +72,8 @@ class Claim:
     checkpoints: list[SavedCheckpoint]  # newest first
 
 
-Allocate = Callable[[Demand], tuple[str, ...] | None]
+# The GPUs for a job, none for one of the CPU, where these are left alone; None: it does not fit.
+Allocate = Callable[[Demand, Collection[str]], tuple[str, ...] | None]
 
 
 def claim_next(
@@ -63,13 +96,12 @@ def claim_next(
     enter_line(session)
     turn = _Turn(session, worker, offer, allocate, lease_seconds, ahead_seconds)
     for head in turn.heads(offer.at_most):
-        if fits(offer, head.demand):
-            if (claim := turn.take(head)) is not None:
-                if head.any_reserved:
-                    drop_reservations(session, worker)
-                return claim
-        elif not holds_elsewhere(session, head, worker):
+        if not fits(offer, head.demand):
             return turn.take_beside(head)
+        if (claim := turn.take(head)) is not None:
+            if head.others_reserved:
+                drop_reservations(session, worker)
+            return claim
     drop_reservations(session, worker)
     return None
 
@@ -85,57 +117,92 @@ class _Turn:
     lease_seconds: float
     ahead_seconds: float
 
+    @cached_property
+    def place(self) -> Place:
+        """This worker as a forecast sees it."""
+        return self.offer.place(self.worker)
+
     def heads(self, room: GpuRoom, passing: Passing | None = None, passed: Sequence[UUID] = ()) -> Iterator[Head]:
-        """Yield the first in line that fits the room, then the one that is first without it, and so on for some."""
-        seen = list(passed)
+        """Yield the first in line that fits the room, then the one that is first without it, and so on for some.
+
+        Those that are left to other workers are passed over, all of them in one step.
+        """
+        seen, has_asked = list(passed), passing is not None  # what fits now passes, whoever else is held for it
         for _ in range(_TRIES):
-            head = head_of_line(
-                self.session,
-                self.offer.queues,
-                room,
-                passed=seen,
-                passing=passing,
-                ahead_seconds=self.ahead_seconds,
-            )
+            head = self._first(room, passing, seen)
+            if head is not None and head.reserved_by not in (None, self.worker) and not has_asked:
+                has_asked = True
+                seen += self._left_to_others()
+                if head.id in seen:
+                    head = self._first(room, passing, seen)
             if head is None:
                 return
             yield head
             seen.append(head.id)
 
-    def take(self, head: Head) -> Claim | None:
-        """Claim this job; None where somebody else holds its row, or has changed it since."""
-        its_row = select(Job).where(Job.id == head.id, Job.status == Status.QUEUED, Job.unmet == 0)
-        job = self.session.scalar(its_row.with_for_update(skip_locked=True))
-        gpus = None if job is None else self.allocate(head.demand)
-        if job is None or gpus is None:
+    def _first(self, room: GpuRoom, passing: Passing | None, passed: Sequence[UUID]) -> Head | None:
+        return head_of_line(
+            self.session, self.offer.queues, room, passed=passed, passing=passing, ahead_seconds=self.ahead_seconds
+        )
+
+    def _left_to_others(self) -> list[UUID]:
+        """Return the jobs that other workers are held for, and that this one could start neither now nor sooner."""
+        return [
+            reserved.id
+            for reserved in reserved_elsewhere(self.session, self.worker, ahead_seconds=self.ahead_seconds)
+            if not fits(self.offer, reserved.demand) and not self._starts_sooner(reserved)
+        ]
+
+    def _starts_sooner(self, reserved: Reserved) -> bool:
+        here, there = earliest_start(self.place, reserved.demand), reserved.starts_in
+        return starts_sooner(inf if here is None else here, inf if there is None else there)
+
+    def take(self, head: Head, spared: Collection[str] = ()) -> Claim | None:
+        """Claim this job, and leave these GPUs alone; None where somebody else holds its row, or has changed it."""
+        gpus = self.allocate(head.demand, spared)
+        if gpus is None:
             return None
-        again = job.attempt > 0
-        claim = Claim(
-            job_id=job.id,
-            attempt=job.attempt + 1,
-            spec=job.spec,
+        taken = self.session.execute(
+            _TAKE,
+            {
+                "job": head.id,
+                "worker": self.worker,
+                "gpus": list(gpus),
+                "on_gpus": bool(gpus),
+                "lease": self.lease_seconds,
+                "ahead": self.ahead_seconds,
+            },
+        ).one_or_none()
+        if taken is None:
+            return None
+        again = self.session.get_one(Job, head.id) if taken.attempt > 1 else None
+        return Claim(
+            job_id=head.id,
+            attempt=taken.attempt,
+            spec=taken.spec,
             demand=head.demand,
             gpus=gpus,
-            estimated_seconds=job.estimated_seconds,
-            seconds_used=seconds_used(self.session, job) if again else 0.0,
-            checkpoints=checkpoints(self.session, job) if again else [],
+            estimated_seconds=taken.estimated_seconds,
+            seconds_used=seconds_used(self.session, again) if again else 0.0,
+            checkpoints=checkpoints(self.session, again) if again else [],
         )
-        job.start_attempt(self.worker, self.lease_seconds, gpus=gpus, ahead_seconds=self.ahead_seconds)
-        serve(self.session, job.user_id, ahead_seconds=self.ahead_seconds)
-        self.session.execute(notification(job.id))
-        return claim
 
     def take_beside(self, head: Head) -> Claim | None:
-        """Reserve this worker for a job, and claim one that takes nothing of what that needs, or ends before it starts.
+        """Reserve this worker for a job, and claim one that takes nothing that it could use, or ends before it starts.
 
         The job that it waits for leaves it a slot with the GPU: one of the CPU may have the last slot until then.
         """
-        starts_in = earliest_start(self.offer.place(self.worker), head.demand)
-        reserve(self.session, self.worker, head, starts_in)
+        starts_in = earliest_start(self.place, head.demand)
+        reserve(self.session, self.worker, head, starts_in, ahead_seconds=self.ahead_seconds)
         before = starts_in or 0.0
         slot_beside = self.offer.free_slots > 1 or any(running.gpus for running in self.offer.running)
-        passing = Passing(on_cpu=inf if slot_beside else before, on_gpus=before)
-        claims = (self.take(other) for other in self.heads(self.offer.now, passing, passed=[head.id]))
+        spared = self.place.usable_by(head.demand)
+        beside = self.offer.beside(spared)
+        passing = Passing(on_cpu=inf if slot_beside else before, on_gpus=before, beside=beside)
+        claims = (
+            self.take(other, spared if beside.takes(other.demand) else ())
+            for other in self.heads(self.offer.now, passing, passed=[head.id])
+        )
         return next((claim for claim in claims if claim is not None), None)
 
 
@@ -152,22 +219,34 @@ def expire_leases(session: Session, *, retry_limit: int) -> list[UUID]:
     ).all()
     for job in jobs:
         log.warning("lease_expired", job=str(job.id), attempt=job.attempt)
+        lease_end = job.lease_expires_at
         job.lose_attempt(WORKER_LOST, "The worker was lost.", retry_limit=retry_limit)
-        end_attempt(session, job.id, job.attempt, WORKER_LOST)
+        end_attempt(session, job.id, job.attempt, WORKER_LOST, at=lease_end)
         session.execute(notification(job.id))
     if jobs:
         session.execute(refresh_estimates([job.id for job in jobs]))
     return [job.id for job in jobs]
 
 
-def end_attempt(session: Session, job_id: UUID, attempt: int, outcome: str, *, ahead_seconds: float = 0.0) -> None:
-    """Close an attempt, by the database's clock, and charge its user for it: each GPU for all of its time."""
+def end_attempt(
+    session: Session,
+    job_id: UUID,
+    attempt: int,
+    outcome: str,
+    *,
+    at: datetime | None = None,
+    ahead_seconds: float = 0.0,
+) -> None:
+    """Close an attempt, by the database's clock, and charge its user for it: each GPU for all of its time.
+
+    `at` is when it ended that is over for longer: nobody ran it between the end of its lease and its discovery.
+    """
     seconds = func.greatest(0, func.extract("epoch", Attempt.ended_at - Attempt.started_at))
     user = select(Job.user_id).where(Job.id == Attempt.job_id).scalar_subquery()
     ended = session.execute(
         update(Attempt)
         .where(Attempt.job_id == job_id, Attempt.number == attempt, Attempt.ended_at.is_(None))
-        .values(ended_at=database_now_plus(ahead_seconds), outcome=outcome)
+        .values(ended_at=database_now_plus(ahead_seconds) if at is None else at, outcome=outcome)
         .returning(user, Attempt.gpus, cast(seconds, Float))
         .execution_options(synchronize_session=False)
     ).first()

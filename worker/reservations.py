@@ -1,25 +1,45 @@
 """Reservations: each worker is held for at most one waiting job, the first in line that it could run but not now."""
 
-from sqlalchemy import BindParameter, Float, Uuid, bindparam, func, or_, select, update
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import BindParameter, Float, Uuid, bindparam, cast, func, or_, select, update
 from sqlalchemy.orm import Session
 
+from models.demand import Demand
+from models.forecast import TOLERANCE_SECONDS
 from models.job import Job, Status
 from models.line import Head
 from models.worker import Worker, WorkerState
 
 
-def holds_elsewhere(session: Session, head: Head, worker: str) -> bool:
-    """Tell whether another worker, which takes jobs, is held for this one."""
-    if head.reserved_by in (None, worker):
-        return False
-    return session.scalar(_TAKES_JOBS.where(Worker.name == head.reserved_by)) is not None
+@dataclass(frozen=True)
+class Reserved:
+    """A job that a worker is held for, and the seconds until it starts there, of which None: nobody knows."""
+
+    id: UUID
+    demand: Demand
+    starts_in: float | None
 
 
-def reserve(session: Session, worker: str, head: Head, starts_in: float | None) -> None:
+def reserved_elsewhere(session: Session, worker: str, *, ahead_seconds: float = 0.0) -> list[Reserved]:
+    """Return the jobs that other workers, which take jobs, are held for."""
+    return [
+        Reserved(
+            row.id,
+            Demand(row.device, row.gpus, row.gpu_memory_bytes, row.exclusive),
+            None if row.starts_in is None else row.starts_in - ahead_seconds,
+        )
+        for row in session.execute(_RESERVED_ELSEWHERE, {"worker": worker})
+    ]
+
+
+def reserve(session: Session, worker: str, head: Head, starts_in: float | None, *, ahead_seconds: float = 0.0) -> None:
     """Hold a worker for this job alone, which is expected to start in so many seconds (None: nobody knows)."""
-    if head.any_reserved:
+    if head.others_reserved:
         drop_reservations(session, worker, but=head)
-    session.execute(_RESERVE, {"job_id": head.id, "worker": worker, "starts_in": starts_in})
+    starts_at = None if starts_in is None else starts_in + ahead_seconds
+    session.execute(_RESERVE, {"job_id": head.id, "worker": worker, "starts_in": starts_at})
 
 
 def drop_reservations(session: Session, worker: str, *, but: Head | None = None) -> None:
@@ -27,10 +47,13 @@ def drop_reservations(session: Session, worker: str, *, but: Head | None = None)
     session.execute(_DROP, {"worker": worker, "kept": but.id if but is not None else None})
 
 
-_TOLERANCE_SECONDS = 5
 # Rows that somebody else is writing to are left alone: a claim must not wait for them, and the next one comes soon.
 _TAKES_JOBS = select(Worker.name).where(Worker.state() == WorkerState.ONLINE)
 _WORKER: BindParameter[str] = bindparam("worker")
+_starts_in = cast(func.extract("epoch", Job.reserved_for - func.clock_timestamp()), Float).label("starts_in")
+_RESERVED_ELSEWHERE = select(Job.id, Job.device, Job.gpus, Job.gpu_memory_bytes, Job.exclusive, _starts_in).where(
+    Job.reserved_by.is_not(None), Job.reserved_by != _WORKER, Job.reserved_by.in_(_TAKES_JOBS)
+)
 _STARTS_AT = func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, bindparam("starts_in", type_=Float))
 _first = (
     select(Job.id)
@@ -41,7 +64,7 @@ _first = (
         or_(
             Job.reserved_by.is_distinct_from(_WORKER),
             Job.reserved_for.is_(None) != _STARTS_AT.is_(None),
-            func.abs(func.extract("epoch", Job.reserved_for - _STARTS_AT)) > _TOLERANCE_SECONDS,
+            func.abs(func.extract("epoch", Job.reserved_for - _STARTS_AT)) > TOLERANCE_SECONDS,
         ),
     )
     .with_for_update(skip_locked=True, of=Job)

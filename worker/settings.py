@@ -7,14 +7,14 @@ from pydantic import Field
 
 from models.settings import Settings
 from models.spec import DEFAULT_QUEUE
-from models.validation import Name
+from models.validation import Name, QueueName
 
 
 class WorkerSettings(Settings):
     """What a worker process and the scheduler need to know; every variable is prefixed TRAINYARD_."""
 
     worker_name: Name = Field(default_factory=socket.gethostname)
-    queues: list[str] = Field(default=[DEFAULT_QUEUE], min_length=1)
+    queues: list[QueueName] = Field(default=[DEFAULT_QUEUE], min_length=1)
     slots: int = Field(default=1, ge=1, le=256)
     lease_seconds: float = Field(default=30, gt=0)
     beat_seconds: float = Field(default=5, gt=0)

@@ -3,10 +3,12 @@
 That one thread alone claims makes a claim and the choice of its GPUs one step: no two jobs are given the same memory.
 """
 
+import os
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 from sqlalchemy import Engine
@@ -59,6 +61,7 @@ class Slots:
         self._stopping = threading.Event()
         self._news = threading.Condition()
         self._wakes = 0
+        self._is_warm = False  # once runners start at once
         self._held: dict[threading.Thread, _Held] = {}
         self._claimer = threading.Thread(target=self._claim_until_stopped, name="claims", daemon=True)
 
@@ -84,15 +87,21 @@ class Slots:
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def _claim_until_stopped(self) -> None:
-        # Importing torch takes seconds, in which a claimed job would wait here beside a free worker.
-        warm_up(self._context)
         while not self._stopping.is_set():
             seen = self._wakes
-            claim = self._claim()
-            if claim is None:
-                self._wait_for_news(seen)
-            else:
-                self._start(claim)
+            try:
+                # Importing torch takes seconds, in which a claimed job would wait here beside a free worker.
+                if not self._is_warm:
+                    warm_up(self._context)
+                    self._is_warm = True
+                claim = self._claim()
+                if claim is not None:
+                    self._start(claim)
+                    continue
+            except Exception:
+                # Whatever it was, the jobs that run need their worker, and those that wait one that takes them.
+                log.exception("claim_failed")
+            self._wait_for_news(seen)
 
     def _wait_for_news(self, seen: int) -> None:
         with self._news:
@@ -103,7 +112,7 @@ class Slots:
     def _claim(self) -> Claim | None:
         """Take the job that is next for what is free here; None where there is none, or none can be taken."""
         place = self._place()
-        if self._registration.draining or len(place.running) >= place.slots:
+        if self._registration.draining or len(place.running) >= place.slots or not self._can_keep_checkpoints():
             return None
         try:
             with self._sessions.begin() as session:
@@ -115,15 +124,20 @@ class Slots:
                     session,
                     worker=self._settings.worker_name,
                     offer=offer_of(place),
-                    allocate=lambda demand: allocate(place, demand),
+                    allocate=partial(allocate, place),
                     lease_seconds=self._settings.lease_seconds,
                 )
         except (DBAPIError, PoolTimeout) as error:
             log.warning("database_away", detail=str(error).splitlines()[0])
-        except Exception:
-            # Whatever it was, the jobs that run need their worker.
-            log.exception("claim_failed")
-        return None
+            return None
+
+    def _can_keep_checkpoints(self) -> bool:
+        """Tell whether the artifacts are there: a host that has lost them would fail one job after the other."""
+        directory = self._settings.artifacts_dir
+        able = os.access(directory, os.W_OK)
+        if not able:
+            log.error("artifacts_not_writable", directory=str(directory))
+        return able
 
     def _place(self) -> Place:
         with self._news:
@@ -142,7 +156,11 @@ class Slots:
         thread = threading.Thread(target=self._see_through, args=(claim,), name=f"job {claim.job_id}", daemon=True)
         with self._news:
             self._held[thread] = _Held(claim, time.monotonic())
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:  # no thread is to be had: the lease runs out, and the job goes on elsewhere
+            self._forget(thread)
+            raise
 
     def _see_through(self, claim: Claim) -> None:
         try:
@@ -151,9 +169,12 @@ class Slots:
             # The lease runs out and another attempt follows; the worker must outlive it.
             log.exception("supervisor_failed", job=str(claim.job_id), attempt=claim.attempt)
         finally:
-            with self._news:
-                del self._held[threading.current_thread()]
+            self._forget(threading.current_thread())
             self.wake()
+
+    def _forget(self, thread: threading.Thread) -> None:
+        with self._news:
+            del self._held[thread]
 
     def _supervisor(self, claim: Claim) -> Supervisor:
         return Supervisor(

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import structlog
 
@@ -31,6 +32,7 @@ def main() -> None:
     if not settings.git_commit:
         settings = settings.model_copy(update={"git_commit": _git_commit()})
     settings = _with_slots_within_cores(settings)
+    _require_artifacts(settings.artifacts_dir)
     prepare_environment_of_runners()
     engine = sync_engine(settings, pool_size=settings.slots + _SPARE_CONNECTIONS)
     host = this_host(usable_gpus(), settings.git_commit)
@@ -60,6 +62,19 @@ def prepare_environment_of_runners() -> None:
     # Some 10 microseconds of it bridge most gaps within a step: 0.95 to 0.98 of the speed of threads that spin for ever
     # on cores of their own, where threads that sleep at once made 0.77 to 0.82; on crowded cores 0.88 to 1.05 of these.
     environment.setdefault("GOMP_SPINCOUNT", "1000")
+
+
+def _require_artifacts(directory: Path) -> None:
+    """End the process where checkpoints could not be written: it would take the lab's jobs and fail them all."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=directory):
+            return
+    except OSError as error:
+        raise SystemExit(
+            f"the artifacts directory {directory} cannot be written ({error.strerror}): "
+            "mount it, or name another with TRAINYARD_ARTIFACTS_DIR"
+        ) from None
 
 
 def _with_slots_within_cores(settings: WorkerSettings) -> WorkerSettings:

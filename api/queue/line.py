@@ -22,9 +22,10 @@ from api.queue.lab import WAITING, Lab, read_lab
 from api.queue.schemas import FreeSlots, LineTotals, PlaceView
 from api.streams.queries import in_one_snapshot
 from models.database import database_now
-from models.forecast import Slot, Waiting, schedule
+from models.forecast import Waiting
 from models.job import Job, Status
 from models.line import waiting_line
+from models.schedule import Slot, schedule
 from models.settings import Settings
 from models.user import User
 from models.wait_reason import NoEstimate, WaitReason
@@ -136,18 +137,19 @@ class Standing:
         }
 
     def _ahead_by_share(self, queued: Queued) -> list[str]:
-        """Return the names of others with a smaller share who wait for the same kind of device, the smallest first."""
-        others = sorted((share, user) for user, share in self.shares[queued.pool].items() if user != queued.user)
-        return [user for share, user in others[:_MOST_AHEAD] if share < queued.share]
+        """Return the names of others who are ahead by nothing but a smaller share, the smallest first."""
+        firsts = self._firsts[queued.pool, queued.effective_priority]
+        ahead = ((share, user) for user, (position, share) in firsts.items() if position < queued.position)
+        return [user for share, user in sorted(ahead)[:_MOST_AHEAD] if share < queued.share and user != queued.user]
 
     @cached_property
-    def shares(self) -> Mapping[str, Mapping[str, float]]:
-        """The shares of those who wait for each kind of device, by their names: each the one of their first job."""
-        shares: dict[str, dict[str, float]] = defaultdict(dict)
+    def _firsts(self) -> Mapping[tuple[str, int], Mapping[str, tuple[int, float]]]:
+        """Position and share of each user's first job, by its kind of device and effective priority."""
+        firsts: dict[tuple[str, int], dict[str, tuple[int, float]]] = defaultdict(dict)
         for queued in self.first:
-            known = shares[queued.pool].get(queued.user, queued.share)
-            shares[queued.pool][queued.user] = min(known, queued.share)
-        return shares
+            alike = firsts[queued.pool, queued.effective_priority]
+            alike.setdefault(queued.user, (queued.position, queued.share))
+        return firsts
 
     def _at(self, seconds: float | None) -> datetime | None:
         return None if seconds is None else self.as_of + timedelta(seconds=seconds)

@@ -9,6 +9,7 @@ from api.access.caller import AdminDep, ReaderDep
 from api.audit.queries import record
 from api.codes import answers
 from api.paging import Limit, cut
+from api.query_names import takes
 from api.queue import queries
 from api.queue.line import Wanted
 from api.queue.schemas import LinePage, QueuePage, QueueView
@@ -33,7 +34,7 @@ def _queue_name(name: Annotated[str, Path(json_schema_extra=_QUEUE_NAME.json_sch
 QueueNameInPath = Annotated[str, Depends(_queue_name)]
 
 
-@router.get("/queue")
+@router.get("/queue", dependencies=[takes("queue", "user", "after", "limit")])
 async def show_line(
     caller: ReaderDep,
     services: ServicesDep,
@@ -59,7 +60,7 @@ async def show_line(
     )
 
 
-@router.get("/queues")
+@router.get("/queues", dependencies=[takes("after", "limit")])
 async def list_queues(
     caller: ReaderDep, session: SessionDep, after: Name | None = None, limit: Limit = 20
 ) -> QueuePage:

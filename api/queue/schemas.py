@@ -14,8 +14,9 @@ class PlaceView(BaseModel):
     It runs before others by `effective_priority` (its own, and a point more for each ageing period in which its user
     was not served), then by the `share` of its user: the seconds of GPUs (for a job of the CPU: of slots) that they
     have used, which fade with time, and those that their running jobs will have taken, divided by their weight.
-    `ahead_by_share` names ten at most of those who wait for the same kind of device and have less. `starts_at` and
-    `finishes_at` are estimates; where one of them is null, `no_estimate` says why.
+    `ahead_by_share` names ten at most of those who, at the same effective priority and for the same kind of device,
+    are ahead because they have less. `starts_at` and `finishes_at` are estimates; where one of them is null,
+    `no_estimate` says why.
     """
 
     position: int

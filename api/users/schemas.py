@@ -5,13 +5,13 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field, StringConstraints
 
-from models.share import DEFAULT_WEIGHT, Share
+from models.share import DEFAULT_WEIGHT, LEAST_WEIGHT, Share
 from models.user import Role, Scope, User
 from models.validation import Strict
 
 USER_NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 UserName = Annotated[str, StringConstraints(pattern=USER_NAME)]
-Weight = Annotated[float, Field(gt=0, le=1_000)]
+Weight = Annotated[float, Field(ge=LEAST_WEIGHT, le=1_000)]
 RunningLimit = Annotated[int, Field(ge=0, le=10_000)]
 QueuedLimit = Annotated[int, Field(ge=0, le=1_000_000)]
 SentRole = Annotated[Role, Field(strict=False)]  # strict takes a Role alone, and JSON has none

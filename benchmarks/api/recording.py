@@ -50,7 +50,7 @@ class Recorder:
                 session,
                 worker="benchmark",
                 offer=Offer(["default"], free_slots=1),
-                allocate=lambda _: (),
+                allocate=lambda *_: (),
                 lease_seconds=_LEASE_SECONDS,
             )
         assert claim is not None, "a job was submitted"

@@ -10,10 +10,9 @@ from benchmarks.processes import MeasurementFailed
 from benchmarks.queue.lines import fill
 from benchmarks.queue.setting import OFFERS, Scale
 from models.database import sync_engine, sync_sessions
-from models.demand import Demand
 from models.line import Offer
 from models.settings import Settings
-from worker.queue import claim_next
+from worker.queue import Allocate, claim_next
 
 BARE = "bare"
 Claims = dict[tuple[str, int], list[float]]  # seconds of each claim, by offer and length of the line
@@ -59,5 +58,5 @@ def measure(database_url: str, scale: Scale, say: Callable[[str], None]) -> Clai
     return found
 
 
-def _gpus_of(offer: Offer) -> Callable[[Demand], tuple[str, ...]]:
-    return lambda demand: tuple(offer.gpus)[: demand.gpus]
+def _gpus_of(offer: Offer) -> Allocate:
+    return lambda demand, _: tuple(offer.gpus)[: demand.gpus]

@@ -12,17 +12,18 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from local.stack import Stack
 from models.database import sync_engine, sync_sessions
-from models.demand import GIB, Demand
+from models.demand import GIB
 from models.job import Attempt, Epoch, Job, JobResult, LogChunk, Status, Transition, notification
 from models.line import Offer
 from models.result import EpochMetrics
 from models.scores import Scores
 from models.settings import Settings
+from models.share import Share
 from models.spec import JobSpec
 from models.user import FIRST_ADMIN, User
 from worker.attempt import LOG_LIMIT, AttemptRecord, AttemptSuperseded
 from worker.messages import Phase, SavedCheckpoint
-from worker.queue import Claim, claim_next, expire_leases
+from worker.queue import Allocate, Claim, claim_next, expire_leases
 from worker.runner_process import forkserver
 from worker.settings import WorkerSettings
 from worker.supervisor import Supervisor
@@ -63,6 +64,7 @@ def sessions(engine: Engine) -> Iterator[sessionmaker[Session]]:
     yield sessions
     with sessions.begin() as session:
         session.execute(delete(Job))
+        session.execute(delete(Share))
 
 
 def submit(sessions: sessionmaker[Session], **changes: Any) -> Any:
@@ -80,9 +82,9 @@ def claim(sessions: sessionmaker[Session], worker: str = "a", offer: Offer = ON_
         return claim_next(session, worker=worker, offer=offer, allocate=first_gpus(offer), lease_seconds=30)
 
 
-def first_gpus(offer: Offer) -> Callable[[Demand], tuple[str, ...]]:
+def first_gpus(offer: Offer) -> Allocate:
     """Return an allocator that gives out the first GPUs of those that there are."""
-    return lambda demand: tuple(offer.gpus)[: demand.gpus]
+    return lambda demand, _: tuple(offer.gpus)[: demand.gpus]
 
 
 def claimed(sessions: sessionmaker[Session]) -> Claim:
@@ -116,6 +118,33 @@ def test_jobs_are_claimed_in_the_order_of_their_submission(sessions: sessionmake
     ids = [submit(sessions) for _ in range(3)]
     assert [claimed(sessions).job_id for _ in range(3)] == ids
     assert claim(sessions) is None
+
+
+def test_a_claim_opens_the_next_attempt_under_a_lease_and_keeps_the_move(sessions: sessionmaker[Session]) -> None:
+    job_id = submit(sessions)
+    for number in (1, 2):
+        assert claimed(sessions).attempt == number
+        job = job_row(sessions, job_id)
+        assert (job.status, job.reason, job.message) == ("running", None, "Runs on a.")
+        assert job.lease_expires_at is not None
+        with sessions() as session:
+            attempt = session.get_one(Attempt, (job_id, number))
+            assert (attempt.worker, attempt.gpus, attempt.ended_at) == ("a", [], None)
+            last = session.scalars(select(Transition).order_by(Transition.id.desc()).limit(1)).one()
+        assert (last.from_status, last.to_status, last.attempt) == ("queued", "running", number)
+        assert (last.reason, last.message) == (None, "Runs on a.")
+        assert last.at >= attempt.started_at
+        run_out(sessions, job_id)
+        assert expire(sessions) == [job_id]
+
+
+@pytest.mark.parametrize("status", [status for status in Status if status is not Status.QUEUED])
+def test_a_job_that_is_not_queued_is_not_claimed(sessions: sessionmaker[Session], status: Status) -> None:
+    job_id = submit(sessions)
+    with sessions.begin() as session:
+        session.execute(update(Job).values(status=status))
+    assert claim(sessions) is None
+    assert (job_row(sessions, job_id).attempt, count(sessions, Attempt)) == (0, 0)
 
 
 def test_a_job_for_a_gpu_waits_for_a_worker_that_has_one(sessions: sessionmaker[Session]) -> None:
@@ -173,6 +202,22 @@ def test_a_renewed_lease_is_not_expired_and_one_that_ran_out_is(sessions: sessio
     assert expire(sessions) == [job_id]
     row = job_row(sessions, job_id)
     assert (row.status, row.reason, row.retries, row.lease_expires_at) == ("queued", "worker_lost", 1, None)
+
+
+def test_the_time_after_a_lost_lease_is_nobodys(sessions: sessionmaker[Session]) -> None:
+    job_id = submit(sessions)
+    claimed(sessions)
+    with sessions.begin() as session:  # the worker went an hour ago, and nobody was there to see it
+        an_hour, half = func.make_interval(0, 0, 0, 0, 1), func.make_interval(0, 0, 0, 0, 0, 30)
+        session.execute(update(Attempt).values(started_at=func.now() - an_hour))
+        session.execute(update(Job).values(lease_expires_at=func.now() - half))
+    assert expire(sessions) == [job_id]
+    with sessions() as session:
+        attempt = session.get_one(Attempt, (job_id, 1))
+        assert attempt.ended_at is not None
+        assert (attempt.ended_at - attempt.started_at).total_seconds() == pytest.approx(1_800, abs=5)
+        assert session.scalars(select(Share.cpu_seconds)).one() == pytest.approx(1_800, abs=10)
+    assert claimed(sessions).seconds_used == pytest.approx(1_800, abs=5)
 
 
 def test_a_lease_that_is_being_renewed_is_passed_over_by_the_reaper(sessions: sessionmaker[Session]) -> None:

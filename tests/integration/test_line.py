@@ -21,7 +21,7 @@ from models.database import sync_engine, sync_sessions
 from models.demand import GIB, Demand
 from models.forecast import Running
 from models.job import Attempt, Job
-from models.line import Offer, enter_line, fits, head_of_line, waiting_line
+from models.line import Offer, Passing, enter_line, fits, head_of_line, waiting_line
 from models.named_queue import NamedQueue
 from models.settings import Settings, queue_rules
 from models.share import Share
@@ -95,6 +95,7 @@ class Lab:
                     user_id=owner,
                     as_of=now - timedelta(seconds=used_ago_seconds),
                     served_at=now - timedelta(seconds=served_ago_seconds),
+                    cpu_served_at=now - timedelta(seconds=served_ago_seconds),
                     **columns,
                 )
             )
@@ -105,7 +106,7 @@ class Lab:
                 session,
                 worker=worker,
                 offer=offer,
-                allocate=lambda demand: tuple(offer.gpus)[: demand.gpus],
+                allocate=lambda demand, spared: tuple(uuid for uuid in offer.gpus if uuid not in spared)[: demand.gpus],
                 lease_seconds=LEASE_SECONDS,
                 ahead_seconds=ahead_seconds,
             )
@@ -230,6 +231,18 @@ def test_gpus_and_slots_of_the_cpu_are_shared_apart(lab: Lab) -> None:
     lab.share("ben", cpu_seconds=1e6)
     ben, ada = lab.submit("ben"), lab.submit("ada")
     assert lab.drain(2) == [ada, ben]
+
+
+def test_who_is_served_on_the_cpu_grows_older_on_gpus_all_the_same(lab: Lab) -> None:
+    ageing = queue_rules().ageing_seconds
+    old = lab.submit_for_gpus("ada", age_seconds=2.5 * ageing)
+    lab.submit_for_gpus("ben", priority=1)
+    lab.submit("ada")
+    assert lab.drain(1) != [old], "her job of the CPU"
+    assert lab.claimed(with_gpus(8, idle=[8])) == old
+    newer, other = lab.submit_for_gpus("ada", age_seconds=2.5 * ageing), lab.submit_for_gpus("cleo", priority=2)
+    assert lab.claimed(with_gpus(8, idle=[8])) == other, "she was served on a GPU just now"
+    assert newer != other
 
 
 def test_whoever_is_not_served_for_long_overtakes_by_age(lab: Lab) -> None:
@@ -374,6 +387,12 @@ def test_what_fits_is_the_same_in_python_and_in_sql(
         assert (head is not None) == fits(offer, demand)
         if head is not None:
             assert (head.id, head.demand) == (job, demand)
+        with lab.sessions.begin() as session:
+            enter_line(session)
+            beside = Passing(on_cpu=0, on_gpus=0, beside=offer.now)
+            passing = head_of_line(session, offer.queues, with_gpus(*[80] * 4).at_most, passing=beside)
+        on_cpu = demand.gpus == 0
+        assert (passing is not None) == (has_gpus and not on_cpu and fits(offer, demand)), "whatever it takes"
     with lab.sessions.begin() as session:
         session.execute(delete(Job))
 
@@ -397,6 +416,25 @@ def test_the_first_that_does_not_fit_now_gets_a_reservation_and_smaller_ones_do_
     both_idle = with_gpus(8, 8, idle=[8, 8], shared=8)
     assert [lab.claimed(both_idle) for _ in range(3)] == [large, unknown, late]
     assert lab.reservations() == {}
+
+
+def test_a_long_job_has_a_gpu_that_is_too_small_for_the_reserved_one(lab: Lab) -> None:
+    sharer = Running(Demand("cuda", 1, 60 * GIB, exclusive=False), ["gpu-0"], 100.0)
+    offer = with_gpus(80, 24, idle=[24], shared=24, running=[sharer])
+    large = lab.submit_for_gpus("ada", gib=40, priority=9)
+    wide = lab.submit_for_gpus("ben", gib=20, priority=8, estimated_seconds=1e6)  # it fits on the large one alone
+    alone = lab.submit_for_gpus("ben", gib=24, exclusive=True, priority=7)
+    sharing = lab.submit_for_gpus("ben", gib=10, priority=6, estimated_seconds=1e6)
+    for expected in (wide, alone, sharing):
+        claim = lab.claim(offer)
+        assert claim is not None
+        assert (claim.job_id, claim.gpus) == (expected, ("gpu-1",))
+    assert lab.reservations() == {large: "a"}
+    taken = with_gpus(80, 24, shared=20, running=[sharer, whole_gpu(1, seconds=None)])
+    lab.submit_for_gpus("ben", gib=10, estimated_seconds=101.0)
+    assert lab.claimed(taken) is None, "it would have what the reserved one waits for"
+    short = lab.submit_for_gpus("ben", gib=10, estimated_seconds=99.0)
+    assert lab.claimed(taken) == short
 
 
 def test_nobody_passes_a_reserved_job_on_gpus_while_its_start_is_unknown(lab: Lab) -> None:
@@ -439,6 +477,39 @@ def test_a_job_is_held_for_by_one_worker_and_may_start_on_any(lab: Lab) -> None:
     assert lab.reservations() == {}
 
 
+@pytest.mark.parametrize("ahead_seconds", [0.0, 1e6])
+def test_a_job_is_held_for_where_it_starts_soonest(lab: Lab, ahead_seconds: float) -> None:
+    job = lab.submit_for_gpus("ada")
+
+    def holder_after_a_claim_of(worker: str, *, free_in: float | None) -> str:
+        busy = with_gpus(8, running=[whole_gpu(seconds=free_in)])
+        assert lab.claimed(busy, worker=worker, ahead_seconds=ahead_seconds) is None
+        return lab.reservations()[job]
+
+    for name in "abcd":
+        lab.add_worker(name)
+    assert holder_after_a_claim_of("a", free_in=None) == "a"
+    assert holder_after_a_claim_of("b", free_in=None) == "a", "nobody knows where it is sooner"
+    assert holder_after_a_claim_of("b", free_in=36_000) == "b"
+    assert holder_after_a_claim_of("c", free_in=35_999) == "b", "not worth a change"
+    assert holder_after_a_claim_of("d", free_in=60) == "d"
+    assert holder_after_a_claim_of("b", free_in=36_000) == "d"
+
+
+def test_more_jobs_than_are_tried_that_wait_for_other_workers_hide_nothing_behind_them(lab: Lab) -> None:
+    busy = with_gpus(8, running=[whole_gpu(seconds=100.0)])
+    names = [f"worker-{number}" for number in range(12)]
+    large = [lab.submit_for_gpus("ada", priority=1) for _ in names]
+    for name in names:
+        lab.add_worker(name)
+        assert lab.claimed(busy, worker=name) is None
+    assert lab.reservations() == dict(zip(large, names, strict=True))
+    small = [lab.submit("ben") for _ in names]
+    assert [lab.claimed(busy, worker=name) for name in names] == small
+    lab.add_worker("idle")
+    assert lab.claimed(with_gpus(8, idle=[8], shared=8), worker="idle") == large[0], "it starts where it can"
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -477,7 +548,7 @@ def test_a_claimer_that_is_suspended_in_its_transaction_does_not_block_the_lab_f
     def claim_and_sleep() -> None:
         try:
             with lab.sessions.begin() as session:
-                claim_next(session, worker="sleeper", offer=CPU, allocate=lambda _: (), lease_seconds=LEASE_SECONDS)
+                claim_next(session, worker="sleeper", offer=CPU, allocate=lambda *_: (), lease_seconds=LEASE_SECONDS)
                 began.set()
                 time.sleep(7)  # longer than a worker's transaction may be idle
                 session.execute(select(1))

@@ -15,6 +15,7 @@ from models.job import Attempt, Epoch, Job, Status
 from models.pace import GpuUse, Pace, measured_seconds, record_pace, refresh_estimates
 from models.spec import JobSpec
 from models.user import FIRST_ADMIN, User
+from models.worker import Worker
 from worker.sweeps.tick import advance_sweeps
 
 NOBODYS = "nobodys"  # a queue that no worker serves
@@ -208,7 +209,7 @@ def test_a_job_on_its_second_attempt_is_measured_by_all_epochs_and_the_rest_of_t
         measure(session, job, 1.0, 6.0)
     with sessions.begin() as session:
         job = session.get_one(Job, job.id)
-        job.start_attempt("a", 30)
+        begin_attempt(job)
         session.add_all([epoch(job, number, seconds=2.0) for number in (1, 2, 3)])
         job.move(Status.QUEUED)
         session.flush()
@@ -217,7 +218,7 @@ def test_a_job_on_its_second_attempt_is_measured_by_all_epochs_and_the_rest_of_t
     with sessions.begin() as session:
         job = session.get_one(Job, job.id)
         assert measured_seconds(session, add(session, waiting(4))) is None
-        job.start_attempt("a", 30)
+        begin_attempt(job)
         session.add(epoch(job, 4, seconds=0.0))
         session.flush()
         session.execute(update(Attempt).values(started_at=func.now() - timedelta(seconds=100)))
@@ -225,6 +226,34 @@ def test_a_job_on_its_second_attempt_is_measured_by_all_epochs_and_the_rest_of_t
     assert measured is not None
     assert measured[0] == 1.5
     assert measured[1] >= 100, "what the attempt ran besides its own epoch"
+
+
+def test_a_job_for_any_device_is_estimated_by_the_devices_of_the_workers_that_serve_its_queue(
+    sessions: sessionmaker[Session],
+) -> None:
+    slow, fast, other = (waiting(10, queue=queue) for queue in ("slow", "fast", "other"))
+    with sessions.begin() as session:
+        for device, seconds in (("cpu", 100.0), ("H200", 1.0), ("T4", 10.0)):
+            measure(session, add(session, waiting(10)), seconds, 0.0, device)
+        session.add_all([worker("gpu-host", "fast", "H200"), worker("cpu-host", "slow")])
+    with sessions.begin() as session:
+        found = [add(session, spec).estimated_seconds for spec in (slow, fast, other)]
+        on_gpu = add(session, fast | {"resources": {"device": "cuda"}}).estimated_seconds
+        session.execute(delete(Worker))
+    assert found == [1_000.0, 10.0, 1_000.0], "without a worker it is the slowest that was ever measured"
+    assert on_gpu == 10.0
+
+
+def worker(name: str, queue: str, *gpus: str) -> Worker:
+    found = [{"uuid": f"{name}-{gpu}", "name": gpu, "memory_bytes": GIB} for gpu in gpus]
+    return Worker(name=name, instance=name, host=name, version="", queues=[queue], slots=1, cores=1, processor="",
+                  memory_bytes=GIB, gpus=found, load={}, lease_seconds=30)  # fmt: skip
+
+
+def begin_attempt(job: Job) -> None:
+    job.attempt += 1
+    job.move(Status.RUNNING)
+    job.attempts.add(Attempt(number=job.attempt, worker="a"))
 
 
 def epoch(job: Job, number: int, seconds: float) -> Epoch:

@@ -273,7 +273,7 @@ def test_who_sees_their_own_jobs_alone_sees_their_places_and_no_other_name(servi
 @pytest.mark.parametrize(
     ("query", "loc"),
     [("limit=0", "limit"), ("limit=101", "limit"), ("after=-1", "after"), ("after=x", "after"), ("queue=A", "queue"),
-     ("user=", "user"), ("after=99999999999", "after")],
+     ("user=", "user"), ("after=99999999999", "after"), ("bogus=1", "bogus"), ("queue=a&queue=b", "queue")],
 )  # fmt: skip
 def test_a_bad_question_about_the_line_is_refused_at_its_parameter(service: Any, query: str, loc: str) -> None:
     answer = service.http.get(f"/queue?{query}")

@@ -191,8 +191,8 @@ def test_an_admin_changes_a_users_part_in_the_queue_and_the_user_sees_it(service
 @pytest.mark.parametrize(
     ("change", "code"),
     [
-        ({"weight": 0}, "greater_than"),
-        ({"weight": -1}, "greater_than"),
+        ({"weight": 0}, "greater_than_equal"),
+        ({"weight": 1e-310}, "greater_than_equal"),
         ({"weight": 1_001}, "less_than_equal"),
         ({"weight": "2"}, "float_type"),
         ({"weight": True}, "float_type"),

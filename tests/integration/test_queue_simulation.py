@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from heapq import heappop, heappush
 from itertools import pairwise
 from typing import Any
@@ -16,9 +17,10 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from models.database import sync_sessions
 from models.demand import GIB, Demand
-from models.forecast import Place, Running, Slot, Waiting, schedule
+from models.forecast import Place, Running, Waiting
 from models.job import Job, Status
 from models.line import waiting_line
+from models.schedule import Slot, schedule
 from models.settings import queue_rules
 from models.share import Share
 from models.spec import JobSpec
@@ -101,13 +103,18 @@ class Lab:
         return job.id
 
     def claim_all(self) -> None:
-        """Let one worker after the other take what it can, until there is nothing to take."""
-        claimed = True
-        while claimed:
-            claimed = False
+        """Let one worker after the other take what it can, until nobody finds anything new."""
+        before = None
+        while before != (before := (len(self.started), self.held())):
             for place in self.places:
-                while self._claim(place):
-                    claimed = True
+                while self.claim(place):
+                    pass
+
+    def held(self) -> dict[UUID, str | None]:
+        """Return the workers that are held, by the jobs that they are held for."""
+        with self.sessions() as session:
+            rows = session.execute(select(Job.id, Job.reserved_by).where(Job.reserved_by.is_not(None)))
+            return {row.id: row.reserved_by for row in rows}
 
     def go_on(self) -> bool:
         """Go on to the next end of a job; return whether there was one."""
@@ -146,7 +153,8 @@ class Lab:
         held = {job.reserved_by: job.id for job in jobs if job.reserved_by is not None}
         return schedule(places, waiting, limits=limits, reserved=held)
 
-    def _claim(self, place: Place) -> bool:
+    def claim(self, place: Place) -> bool:
+        """Let this worker take what is next for it; return whether there was anything."""
         place = self.as_it_is(place)
         if len(place.running) >= place.slots:
             return False
@@ -155,7 +163,7 @@ class Lab:
                 session,
                 worker=place.name,
                 offer=offer_of(place),
-                allocate=lambda demand: allocate(place, demand),
+                allocate=partial(allocate, place),
                 lease_seconds=60,
                 ahead_seconds=self.now,
             )
@@ -199,9 +207,10 @@ def sessions(engine: Engine) -> Iterator[sessionmaker[Session]]:
         session.execute(delete(User).where(User.name.startswith("simulated-")))
 
 
-def worker(name: str, slots: int, gpus: int = 0) -> Place:
-    sizes = {f"{name}-gpu-{number}": 24 * GIB for number in range(gpus)}
-    return Place(name, ["default"], has_gpus=gpus > 0, slots=slots, gpus=sizes, running=[])
+def worker(name: str, slots: int, *gib: int) -> Place:
+    """A worker with GPUs of so many GiB."""
+    sizes = {f"{name}-gpu-{number}": size * GIB for number, size in enumerate(gib)}
+    return Place(name, ["default"], has_gpus=bool(gib), slots=slots, gpus=sizes, running=[])
 
 
 def test_a_thousand_jobs_are_shared_by_weight_within_limits_and_as_forecast(sessions: sessionmaker[Session]) -> None:
@@ -290,7 +299,7 @@ def test_nobody_waits_longer_than_ageing_allows(sessions: sessionmaker[Session])
 
 def test_on_gpus_jobs_run_as_forecast_where_their_order_is_settled(sessions: sessionmaker[Session]) -> None:
     with rules(share_half_life_seconds=NEVER, ageing_seconds=NEVER):
-        lab = Lab(sessions, [worker("a", 8, gpus=4), worker("b", 4, gpus=2), worker("c", 2)])
+        lab = Lab(sessions, [worker("a", 8, 24, 24, 24, 24), worker("b", 4, 24, 12), worker("c", 2)])
         users = lab.users(*({"max_running": 3 if number < 4 else None} for number in range(8)))
         limits = dict.fromkeys(users[:4], 3)
         rng = random.Random(8)
@@ -303,7 +312,7 @@ def test_on_gpus_jobs_run_as_forecast_where_their_order_is_settled(sessions: ses
             lab.claim_all()
             running = Counter(run.user for run in lab.running.values())
             assert all(running[user] <= limit for user, limit in limits.items())
-            held |= _held_for(lab)
+            held |= lab.held().keys()
             if len(lab.started) in (70, 140):
                 forecasts.append((lab.now, lab.forecast(limits)))
     assert len(lab.started) == 201
@@ -324,7 +333,53 @@ def _resources(rng: random.Random) -> dict[str, Any]:
     )
 
 
-def _held_for(lab: Lab) -> set[UUID]:
-    """Return the jobs that a worker is held for."""
-    with lab.sessions() as session:
-        return set(session.scalars(select(Job.id).where(Job.reserved_by.is_not(None))))
+ON_A_GPU: dict[str, Any] = {"device": "cuda", "exclusive": True}
+ON_TWO: dict[str, Any] = {"device": "cuda", "gpus": 2}
+
+
+def test_the_first_in_line_starts_where_it_can_soonest_whoever_asked_first(sessions: sessionmaker[Session]) -> None:
+    lab = Lab(sessions, [worker("a", 4, 16, 16), worker("b", 4, 16, 16)])
+    ada, ben = lab.users({}, {})
+    for hours in (36, 6):
+        lab.submit(ada, hours * HOUR, exclusive=True, device="cuda")
+    for place in lab.places:
+        lab.claim(place)
+    large = lab.submit(ada, HOUR, **ON_TWO)
+    lab.claim_all()
+    assert lab.held() == {large: "b"}
+    for _ in range(10):
+        lab.submit(ben, 5 * HOUR, priority=-1, **ON_A_GPU)
+    lab.claim_all()
+    forecast = lab.forecast({})[large]
+    while large not in lab.started and lab.go_on():
+        lab.claim_all()
+    assert (forecast.starts_in, lab.started[large]) == pytest.approx((6 * HOUR, 6 * HOUR), abs=60)
+
+
+def test_no_gpu_is_idle_while_work_fits_however_many_larger_jobs_wait(sessions: sessionmaker[Session]) -> None:
+    lab = Lab(sessions, [worker(f"worker-{number:02}", 4, 16, 16) for number in range(12)])
+    ada, ben = lab.users({}, {})
+    for place in lab.places:
+        lab.submit(ada, 100 * HOUR, **ON_A_GPU)
+        assert lab.claim(place)
+    large = [lab.submit(ada, HOUR, **ON_TWO) for _ in lab.places]
+    lab.claim_all()
+    small = [lab.submit(ben, HOUR, priority=-1, **ON_A_GPU) for _ in lab.places]
+    forecast = lab.forecast({})
+    lab.claim_all()
+    assert lab.held().keys() == set(large)
+    assert {forecast[job].starts_in for job in small} == {0}
+    assert lab.running.keys() >= set(small)
+
+
+def test_a_gpu_that_is_too_small_for_the_first_in_line_is_not_kept_for_it(sessions: sessionmaker[Session]) -> None:
+    lab = Lab(sessions, [worker("a", 4, 80, 24)])
+    (ada,) = lab.users({})
+    for gib in (60.0, 40.0, 10.0):
+        lab.submit(ada, 9 * HOUR, device="cuda", gpu_memory_gb=gib)
+    first, reserved, small = lab.seconds
+    forecast = lab.forecast({})
+    lab.claim_all()
+    assert lab.held() == {reserved: "a"}
+    assert [forecast[job].starts_in for job in (first, reserved, small)] == [0, 9 * HOUR, 0]
+    assert lab.running[small].claim.gpus == ("a-gpu-1",)

@@ -64,7 +64,7 @@ def submit(sessions: sessionmaker[Session]) -> UUID:
 def start_attempt(sessions: sessionmaker[Session], settings: WorkerSettings) -> threading.Thread:
     """Claim the job for both GPUs, and supervise it in a thread."""
     with sessions.begin() as session:
-        claim = claim_next(session, worker="a", offer=OFFER, allocate=lambda demand: tuple(GPUS), lease_seconds=60)
+        claim = claim_next(session, worker="a", offer=OFFER, allocate=lambda *_: tuple(GPUS), lease_seconds=60)
     assert claim is not None
     assert claim.gpus == tuple(GPUS)
     supervisor = Supervisor(

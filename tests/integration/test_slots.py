@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -188,6 +189,40 @@ def test_a_worker_that_may_take_no_jobs_claims_none(
     assert claim.job_id == job_id
 
 
+def test_a_worker_whose_runners_cannot_start_yet_tries_again(
+    sessions: sessionmaker[Session], settings: WorkerSettings, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = iter([EOFError(), OSError("too long a path")])  # as when the process that forks runners is killed
+
+    def start_late(context: Any) -> None:
+        for failure in failures:
+            raise failure
+        warm_up(context)
+
+    monkeypatch.setattr(slots, "warm_up", start_late)
+    often = settings.model_copy(update={"poll_seconds": 0.1})
+    with running_worker(sessions, often, engine) as worker:
+        worker.reaches(worker.submit(epochs=1), Status.SUCCEEDED)
+
+
+def test_a_worker_that_has_lost_its_artifacts_takes_no_job_until_they_are_back(
+    sessions: sessionmaker[Session], settings: WorkerSettings, engine: Engine, tmp_path: Path
+) -> None:
+    directory = tmp_path / "mounted"
+    often = settings.model_copy(update={"poll_seconds": 0.1, "artifacts_dir": directory})
+    registration = Registration(sessions, often, this_host(GPUS, None))
+    registration.start()
+    job_id = submit(sessions)
+    try:
+        assert Slots(often, engine, GPUS, registration)._claim() is None
+    finally:
+        registration.stop()
+    assert row(sessions, job_id).attempt == 0
+    directory.mkdir()
+    with running_worker(sessions, often, engine) as worker:
+        worker.reaches(job_id, Status.SUCCEEDED)
+
+
 class EndedRunner:
     """A runner that has said how it ended, and is gone."""
 
@@ -234,7 +269,7 @@ def attempt(sessions: sessionmaker[Session], settings: WorkerSettings) -> Attemp
                 session,
                 worker="a",
                 offer=offer_of(place),
-                allocate=lambda demand: allocate(place, demand),
+                allocate=partial(allocate, place),
                 lease_seconds=30,
             )
         assert claim is not None

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.demand import GIB, Demand
-from models.forecast import Place, Running, Slot, Waiting, earliest_start, schedule, wait_reason
+from models.forecast import TOLERANCE_SECONDS, Place, Running, Waiting, earliest_start, wait_reason
+from models.schedule import Slot, schedule
 from models.wait_reason import NoEstimate, WaitReason
 
 ANNA, BEN, CARL = uuid4(), uuid4(), uuid4()
@@ -109,6 +110,55 @@ def test_a_worker_is_held_for_one_job_and_a_job_holds_one_worker() -> None:
     assert found[large.id].starts_in == 60, "b is held for it already"
     larger = waiting(several(2), 10)
     assert starts(labs, [large, larger, small]) == [60, 60, 70], "each is held for one"
+
+
+def test_a_job_holds_the_worker_where_it_starts_soonest_whichever_is_asked_first() -> None:
+    late, soon = (
+        place(gpus=2, name=name, running=[Running(ALONE, ("gpu-0",), seconds)])
+        for name, seconds in (("late", 36_000), ("soon", 60))
+    )
+    line = [waiting(several(2), 10), waiting(ALONE, 500), waiting(ALONE, 500)]
+    assert starts([late, soon], line) == [60, 0, 70], "one has the idle GPU where the first will not be"
+    held = schedule([late, soon], line, reserved={"late": line[0].id})
+    assert [held[job.id].starts_in for job in line] == [60, 0, 70]
+
+
+def test_a_worker_that_starts_it_a_little_sooner_does_not_take_over_a_job() -> None:
+    first, second = (
+        place(gpus=2, name=name, running=[Running(ALONE, ("gpu-0",), seconds)])
+        for name, seconds in (("first", 60), ("second", 60 - TOLERANCE_SECONDS))
+    )
+    line = [waiting(several(2), 10), waiting(ALONE, 58)]
+    found = schedule([second, first], line, reserved={"first": line[0].id})
+    assert [found[job.id].starts_in for job in line] == [58, 0], "the second worker is not kept for it"
+
+
+def test_a_gpu_that_is_too_small_for_the_reserved_job_is_free_for_others() -> None:
+    busy = lab_of([80 * GIB, 24 * GIB], 4, [Running(shared(60), ("gpu-0",), 60)])
+    line = [waiting(shared(40), 10), waiting(shared(10), 500), waiting(shared(15), 500), waiting(ALONE, 500)]
+    assert starts([busy], line) == [60, 0, 60, 500]
+    assert starts([busy], [line[0], line[3], line[1]]) == [60, 0, 60]
+
+
+def test_a_line_of_too_many_kinds_is_given_up_after_so_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = [waiting(shared(number + 1), 10 + number) for number in range(20)]
+    labs = [place(gpus=1, name=name) for name in "ab"]
+    assert all(slot.no_estimate is None for slot in schedule(labs, line).values())
+    monkeypatch.setattr("models.schedule.MOST_STEPS", 40)
+    found = schedule(labs, [*line, waiting(several(2))])
+    whys = [slot.no_estimate for slot in found.values()]
+    assert set(whys) == {None, NoEstimate.TOO_COMPLEX, NoEstimate.NO_WORKER}
+    assert [found[job.id].starts_in for job in line[:6]] == [0] * 6
+    assert found[line[-1].id] == Slot(None, None, NoEstimate.TOO_COMPLEX)
+    assert NoEstimate.TOO_COMPLEX.sentence.endswith(".")
+
+
+def test_a_thousand_jobs_of_a_usual_lab_are_all_played_to_their_ends() -> None:
+    labs = [place(gpus=4, name=f"worker-{number}", slots=8) for number in range(20)]
+    users = [uuid4() for _ in range(50)]
+    demands = [ON_CPU, shared(4), shared(10), ALONE, several(2), several(4)]
+    line = [waiting(demands[n * n % 6], 60.0 + n * n % 97, users[n % 50]) for n in range(1_000)]
+    assert {slot.no_estimate for slot in schedule(labs, line, limits=dict.fromkeys(users, 2)).values()} == {None}
 
 
 def test_a_place_kept_for_a_job_that_starts_elsewhere_is_given_to_the_next() -> None:

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import inspect
 
 from models.errors import IllegalMove
-from models.job import FINAL, LIVE, MOVES, Attempt, Job, Status, Transition, waits_for
+from models.job import FINAL, LIVE, MOVES, Job, Status, Transition, waits_for
 from models.spec import JobSpec
 
 OWNER = UUID("01a1fc05-96f8-74b8-9c20-173cf1283400")
@@ -100,25 +100,6 @@ def test_a_submitted_job_is_queued_and_says_what_it_waits_for(device: str, messa
     assert (job.status, job.name, job.epochs, job.message) == ("queued", "a job", 3, message)
     assert story_of(job) == [(None, "queued")]
     assert transitions_of(job)[0].message == message
-
-
-def test_an_attempt_has_the_next_number_and_a_lease() -> None:
-    job = job_at(Status.QUEUED)
-    for number in (1, 2):
-        job.start_attempt("worker-1", lease_seconds=30)
-        assert (job.status, job.attempt, job.message) == ("running", number, "Runs on worker-1.")
-        assert job.lease_expires_at is not None
-        assert transitions_of(job)[-1].attempt == number
-        job.move(Status.QUEUED)
-        assert job.lease_expires_at is None
-    attempts: list[Attempt] = list(inspect(job).attrs.attempts.history.added or [])
-    assert [(attempt.number, attempt.worker) for attempt in attempts] == [(1, "worker-1"), (2, "worker-1")]
-
-
-@pytest.mark.parametrize("status", [status for status in Status if status is not Status.QUEUED])
-def test_an_attempt_at_a_job_that_is_not_queued_is_refused(status: Status) -> None:
-    with pytest.raises(IllegalMove):
-        job_at(status).start_attempt("worker-1", lease_seconds=30)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,12 @@
 """From image files and raw pixels to one uint8 array per split; the only module that needs Pillow."""
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
@@ -56,7 +56,8 @@ def _fill(images: NDArray[np.uint8], split: RawSplit, picture: Picture, resize: 
         return len(batch)
 
     batches = [range(start, min(start + _BATCH, len(images))) for start in range(0, len(images), _BATCH)]
-    with ThreadPoolExecutor(os.cpu_count() if _threads_pay(split, images.shape[-1]) else 1) as pool:
+    threads = torch.get_num_threads() if _threads_pay(split, images.shape[-1]) else 1  # its share of the host
+    with ThreadPoolExecutor(threads) as pool:
         yield from pool.map(fill_batch, batches)
 
 

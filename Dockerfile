@@ -5,8 +5,10 @@ COPY requirements/uv.txt /tmp/
 RUN python -m venv /uv && /uv/bin/pip install --no-cache-dir --require-hashes -r /tmp/uv.txt
 
 FROM python:3.12-slim
+# Volumes take their owner from the directories that they are first mounted on.
 RUN groupadd --gid 10001 trainyard \
-    && useradd --uid 10001 --gid trainyard --no-create-home --home-dir /tmp --shell /usr/sbin/nologin trainyard
+    && useradd --uid 10001 --gid trainyard --no-create-home --home-dir /tmp --shell /usr/sbin/nologin trainyard \
+    && install --directory --owner trainyard --group trainyard /data/artifacts
 
 # The certificates are the system's, to which a network with an authority of its own can add it.
 RUN --mount=type=bind,from=installer,source=/uv/bin/uv,target=/usr/local/bin/uv \
@@ -21,8 +23,8 @@ COPY migrations migrations
 COPY recipes recipes
 COPY api api
 # What the scheduler imports; training stays out.
-COPY worker/__init__.py worker/messages.py worker/preemption.py worker/queue.py worker/reservations.py worker/resumption.py \
-     worker/scheduler.py worker/settings.py worker/
+COPY worker/__init__.py worker/messages.py worker/outage.py worker/preemption.py worker/queue.py worker/reaper.py \
+     worker/reservations.py worker/resumption.py worker/retention.py worker/scheduler.py worker/settings.py worker/
 COPY worker/sweeps worker/sweeps
 RUN /venv/bin/python -m compileall -q .
 

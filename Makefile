@@ -13,7 +13,7 @@ MLFLOW := .venv/mlflow
 MLFLOW_INSTALLED := $(MLFLOW)/installed
 LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header
 
-.PHONY: install demo test check up bench-training bench-api bench-queue lock clean
+.PHONY: install demo test check up servers bench-training bench-api bench-queue soak mutate-faults lock clean
 .DELETE_ON_ERROR:
 
 install: $(INSTALLED)
@@ -43,6 +43,10 @@ check: install
 up: install
 	@exec $(BIN)/python -m local up --port $(PORT) --data-dir "$(DATA)" $(if $(SLOTS),--slots $(SLOTS))
 
+# Database and broker alone, to restore a backup: docs/operations.md.
+servers: install
+	@exec $(BIN)/python -m local servers --data-dir "$(DATA)"
+
 # Writes docs/performance.md; CIFAR10= names a tree of CIFAR-10, ARGS="--quick" only tries it.
 bench-training: $(BENCH_INSTALLED)
 	$(BIN)/python -m benchmarks.training $(if $(CIFAR10),--cifar10 "$(CIFAR10)") $(ARGS)
@@ -63,6 +67,14 @@ $(MLFLOW_INSTALLED): $(INSTALLED) requirements/mlflow.txt
 # Writes docs/performance.md; ARGS="--quick" only tries it.
 bench-queue: install
 	$(BIN)/python -m benchmarks.queue $(ARGS)
+
+# Ten minutes of faults at random; ARGS="--seed N --minutes M" draws the same ones again, or for longer.
+soak: install
+	PYTHONPATH=tests $(BIN)/python -m harness.soak $(ARGS)
+
+# Each guard taken out of a copy of the source, to see that a test misses it; ARGS='"row lock of every write"' names some.
+mutate-faults: install
+	PYTHONPATH=tests $(BIN)/python -m harness.mutate $(ARGS)
 
 # The exact versions, after a change of pyproject.toml; `make lock UPGRADE=--upgrade` moves all of them.
 lock: install

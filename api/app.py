@@ -15,10 +15,14 @@ from api.audit import routes as audit
 from api.comparisons import routes as comparisons
 from api.datasets import routes as datasets
 from api.envelope import Envelope
-from api.jobs import actions, batch
+from api.events import routes as events
+from api.jobs import actions, batch, deletion
 from api.jobs import routes as jobs
 from api.listener import Listener
 from api.metrics import routes as metrics
+from api.monitoring import routes as monitoring
+from api.monitoring.monitor import Monitor
+from api.monitoring.traffic import Counted
 from api.news import News
 from api.openapi import TAGS, completed, operation_id
 from api.predictions import routes as predictions
@@ -92,6 +96,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
                     streams,
                     line,
                 )
+                news.watch(app.state.services.answers.forget)
                 yield
         finally:
             wakes.close()
@@ -110,13 +115,16 @@ def create_app(settings: ApiSettings) -> FastAPI:
         separate_input_output_schemas=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
+    app.state.monitor = Monitor()
     problems.install(app)
     # They are searched in this order, so what is asked for most comes first.
     app.include_router(metrics.router)
     app.include_router(jobs.router)
     app.include_router(batch.router)
     app.include_router(actions.router)
+    app.include_router(deletion.router)
     app.include_router(stream_routes.router)
+    app.include_router(events.router)
     app.include_router(predictions.router)
     app.include_router(comparisons.router)
     app.include_router(sweeps.router)
@@ -129,6 +137,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.include_router(workers.router)
     app.include_router(audit.router)
     app.include_router(health.router)
+    app.include_router(monitoring.router)
     pages.install(app)
     return app
 
@@ -144,4 +153,4 @@ class _Application(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         """Return the whole application."""
-        return Envelope(super().build_middleware_stack())
+        return Envelope(Counted(super().build_middleware_stack(), self.state.monitor.traffic))

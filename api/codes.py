@@ -91,6 +91,7 @@ FIELD_CODES = {
     "unknown_job": "There is no job of this id, or none that the caller may read.",
     "unknown_metric": "There is no metric of this name.",
     "unknown_parameter": "The query takes no parameter of this name.",
+    "unknown_reason": "There is no failure of this name.",
     "unknown_recipe": "There is no recipe of this name.",
     "unknown_sort": "There is no order of this name.",
     "unprintable_text": "The text holds a control character, or what is no character.",

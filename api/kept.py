@@ -27,10 +27,14 @@ class Kept(Generic[Key, Value]):
         self._entries.move_to_end(key)
         return entry[0]
 
-    def put(self, key: Key, value: Value, cost: int) -> None:
-        """Keep a value in the place of the one before, unless it alone would take an eighth of the room."""
+    def drop(self, key: Key) -> None:
+        """Keep nothing under a key any more."""
         if key in self._entries:
             self._cost -= self._entries.pop(key)[1]
+
+    def put(self, key: Key, value: Value, cost: int) -> None:
+        """Keep a value in the place of the one before, unless it alone would take an eighth of the room."""
+        self.drop(key)
         if cost > self._most // _SHARE:
             return
         self._entries[key] = (value, cost)

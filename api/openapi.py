@@ -27,7 +27,7 @@ TAGS = [
     {"name": "tokens", "description": "How scripts say who they are."},
     {"name": "webhooks", "description": "Messages to other services about jobs."},
     {"name": "audit", "description": "Who changed what."},
-    {"name": "health", "description": "For supervisors and load balancers; these need no token."},
+    {"name": "health", "description": "For supervisors, load balancers and Prometheus; these need no token."},
 ]
 
 # For the `responses` of a route that makes something.

@@ -61,6 +61,7 @@ STATUS_OF: dict[type[errors.TrainyardError], int] = {
     errors.NoPredictions: 409,
     errors.NotAClassification: 422,
     errors.IllegalMove: 409,
+    errors.JobInUse: 409,
     errors.DependencyFailed: 409,
     errors.NotYours: 403,
     errors.SweepNotFound: 404,

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from api.access.known_tokens import KnownTokens
 from api.access.rate_limits import RateLimits
 from api.checks import Checks
+from api.deadline import within_limit
 from api.jobs.texts import JobTexts
 from api.metrics.answers import Answers
 from api.news import News
@@ -64,12 +65,12 @@ ServicesDep = Annotated[Services, Depends(_services)]
 
 
 async def _session(services: ServicesDep) -> AsyncIterator[AsyncSession]:
-    async with services.sessions.begin() as session:
+    async with within_limit(), services.sessions.begin() as session:
         yield session
 
 
 async def _read_session(services: ServicesDep) -> AsyncIterator[AsyncSession]:
-    async with services.read_sessions() as session:
+    async with within_limit(), services.read_sessions() as session:
         yield session
 
 

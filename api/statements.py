@@ -12,6 +12,7 @@ from psycopg.pq import TransactionStatus
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from api.deadline import within_limit
 from models.database import CONNECTION, POOL_SECONDS, has_ended
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
@@ -51,14 +52,15 @@ class Statements:
         except TimeoutError:
             raise PoolTimeout(f"no connection was free for {POOL_SECONDS} s") from None
         try:
-            connection = await self._live_connection()
-            try:
-                yield connection
-            finally:
-                if connection.info.transaction_status is TransactionStatus.IDLE:
-                    self._idle.append(connection)
-                else:  # broken, or left in the middle of something
-                    await connection.close()
+            async with within_limit():
+                connection = await self._live_connection()
+                try:
+                    yield connection
+                finally:
+                    if connection.info.transaction_status is TransactionStatus.IDLE:
+                        self._idle.append(connection)
+                    else:  # broken, or left in the middle of something
+                        await connection.close()
         finally:
             self._turns.release()
 

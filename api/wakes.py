@@ -10,6 +10,7 @@ from kombu.exceptions import OperationalError as BrokerAway
 from redis.exceptions import RedisError
 
 from api.settings import ApiSettings
+from models.faults import FaultPoint, fault_point
 from models.wake import WAKE_TASK, celery_settings
 
 log = structlog.get_logger(__name__)
@@ -71,6 +72,7 @@ class WakeSender:
             self._closed.wait(_GATHER_SECONDS)
 
     def _send(self, name: str, times: int) -> None:
+        fault_point(FaultPoint.SUBMITTED)
         try:
             for _ in range(times):
                 self._app.send_task(WAKE_TASK, args=[name], queue=name, retry=False, ignore_result=True)

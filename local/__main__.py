@@ -1,4 +1,4 @@
-"""The command line of the local stack: `python -m local up`, `demo` and `check-migrations`."""
+"""The command line of the local stack: `python -m local up`, `servers`, `demo` and `check-migrations`."""
 
 import argparse
 import os
@@ -27,9 +27,11 @@ def main() -> int:
     try:
         if arguments.command == "up":
             return _up(arguments.data_dir, arguments.port, arguments.slots)
+        if arguments.command == "servers":
+            return _servers(arguments.data_dir)
         return demo() if arguments.command == "demo" else _check_migrations()
     except KeyboardInterrupt:
-        return 0 if arguments.command == "up" else _INTERRUPTED
+        return 0 if arguments.command in ("up", "servers") else _INTERRUPTED
     except (StackError, OSError, httpx2.HTTPError) as error:
         print(f"trainyard: {error}", file=sys.stderr)
         return 1
@@ -40,6 +42,17 @@ def _up(data_dir: Path, port: int, slots: int) -> NoReturn:
     with Stack(data_dir, port, slots=slots) as stack:
         print(f"Trainyard is ready at {stack.base_url}", flush=True)
         stack.watch()
+
+
+def _servers(data_dir: Path) -> NoReturn:
+    """Run database and broker alone in the foreground, with the tables there, until a signal or a child's end."""
+    stack = Stack(data_dir)
+    try:
+        stack.start(services=False)
+        print(f"Postgres is ready at {stack.database_url.replace('+psycopg', '', 1)}", flush=True)
+        stack.watch()
+    finally:
+        stack.stop()
 
 
 def _check_migrations() -> int:
@@ -67,9 +80,11 @@ def _parse() -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     up = commands.add_parser("up", help="run the service in the foreground")
     up.add_argument("--port", type=_number(1, 65535), default=8000, help="where the API listens (default: 8000)")
-    up.add_argument(
-        "--data-dir", type=Path, default=Path(".trainyard"), help="kept between starts (default: .trainyard)"
-    )
+    servers = commands.add_parser("servers", help="run database and broker alone, to restore a backup")
+    for command in (up, servers):
+        command.add_argument(
+            "--data-dir", type=Path, default=Path(".trainyard"), help="kept between starts (default: .trainyard)"
+        )
     slots = max(1, (os.cpu_count() or 1) // 2)
     up.add_argument("--slots", type=_number(1, 64), default=slots, help=f"jobs at once (default: {slots})")
     commands.add_parser("demo", help="train a network on handwritten digits and print its result")

@@ -52,18 +52,21 @@ class Stack:
         slots: int = 1,
         workers: int = 1,
         environment: Mapping[str, str] | None = None,
+        overrides_of: Mapping[str, Mapping[str, str]] | None = None,
         announce: Callable[[str], None] | None = None,
     ) -> None:
         """Describe a stack; nothing is started or written yet.
 
         `port` 0 is any free one, `slots` is how many jobs a worker runs at once, `environment` is added to that of
-        every child, and `announce` is called with a line for each child that was started.
+        every child, `overrides_of` to that of the children it names, and `announce` is called with a line for each
+        child that was started.
         """
         self.port = port
         self._directory = DataDirectory(data_dir)
         self._slots = slots
         self._workers = [f"worker-{number}" for number in range(1, workers + 1)]
         self._overrides = dict(environment or {})
+        self._overrides_of = dict(overrides_of or {})
         self._announce = announce
         external = ExternalServers()
         self._external_database = self._overrides.get("DATABASE_URL", external.database_url)
@@ -139,6 +142,10 @@ class Stack:
         """Return the process id of a child, also after its end."""
         return self._children[name].pid
 
+    def is_running(self, name: str) -> bool:
+        """Return whether a child was started and has not ended."""
+        return name in self._children and self._children[name].running
+
     def wait_until_ready(self) -> None:
         """Return when the API finds database, broker and migrations fine; raise StackError after two minutes."""
         what = f"{self.base_url}/readyz (log: {self._directory.log('api')})"
@@ -158,6 +165,21 @@ class Stack:
     def run_module(self, module: str, *arguments: str) -> None:
         """Run a Python module to its end against the stack's database; raise StackError unless it succeeds."""
         Child(self._python(module, module, *arguments), self._directory.log(module)).finish()
+
+    @property
+    def children(self) -> list[str]:
+        """The names of the children that were started, in order."""
+        return list(self._children)
+
+    @property
+    def artifacts(self) -> Path:
+        """Where the workers keep checkpoints, a folder for each job."""
+        return self._directory.artifacts
+
+    @property
+    def runtime(self) -> Path:
+        """Where the sockets and temporary files of the children are while the stack runs."""
+        return self._directory.runtime
 
     @property
     def admin_token(self) -> str:
@@ -234,6 +256,7 @@ class Stack:
             "TRAINYARD_DATASETS_DIR": str(self._directory.datasets),
             "TRAINYARD_WORKER_NAME": f"{platform.node()}-{name.removeprefix('worker-')}",
             **self._overrides,
+            **self._overrides_of.get(name, {}),
         }
 
     def _is_ready(self) -> bool:

@@ -5,6 +5,8 @@ from pathlib import Path
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
+LOCK_SECONDS = 2  # a migration waits no longer for a table that others use, and tries again
+
 
 def config() -> Config:
     """Return Alembic's configuration, independent of the working directory."""

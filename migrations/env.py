@@ -3,9 +3,11 @@
 from alembic import context
 from sqlalchemy import create_engine, text
 
+from migrations import LOCK_SECONDS
 from models import (  # noqa: F401 - the tables register themselves
     idempotency,
     job,
+    milestone,
     named_queue,
     pace,
     predictions,
@@ -29,6 +31,8 @@ def run() -> None:
         context.configure(connection=connection, target_metadata=Base.metadata, compare_type=True)
         with context.begin_transaction():
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+            # Whoever asks for a table that a migration waits for waits behind it.
+            connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'"))
             context.run_migrations()
     engine.dispose()
 

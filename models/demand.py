@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 GIB = 2**30
-OUT_OF_MEMORY = "out_of_memory"  # the reason of a job that needed more than it could have
 CUDA_CONTEXT_BYTES = GIB // 2  # what CUDA and its libraries take of a GPU in each process, beside the tensors
 PEAK_MARGIN = 1.2  # like jobs are given the measured peak times this: two runs of one job differ by some of it
 

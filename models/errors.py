@@ -65,6 +65,12 @@ class IllegalMove(TrainyardError):
     code = "illegal_move"
 
 
+class JobInUse(TrainyardError):
+    """Another job, or a sweep, still needs what was to be deleted."""
+
+    code = "job_in_use"
+
+
 class DependencyFailed(TrainyardError):
     """A job that this one depends on has ended without success."""
 
@@ -243,3 +249,9 @@ class WorkerNotFound(TrainyardError):
     """No worker has this id."""
 
     code = "worker_not_found"
+
+
+class DiskFull(TrainyardError):
+    """No space is left on the disk that a job writes to."""
+
+    code = "disk_full"

@@ -24,19 +24,25 @@ from sqlalchemy import (
     select,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, WriteOnlyMapped, mapped_column, relationship
 
 from models.base import Base, DatabaseTime, Key
-from models.demand import OUT_OF_MEMORY, demand_of, likeness
+from models.demand import demand_of, likeness
 from models.errors import IllegalMove, JobNotFinished, NoResult, TrainyardError
+from models.reasons import (
+    CANCELLED_BY_USER,
+    OUT_OF_MEMORY,
+    PAUSED_BY_USER,
+    PREEMPTED,
+    STOPPED_BY_SWEEP,
+    TIME_LIMIT,
+)
+from models.spec import RetrySpec
 from models.sweep import Sweep
 from models.user import User
 
 CHANNEL = "trainyard_jobs"  # NOTIFY channel; the payload is the id of a job that changed
-CANCELLED_BY_USER = "cancelled_by_user"
-PAUSED_BY_USER = "paused_by_user"
-PREEMPTED = "preempted"  # the slot was wanted: by a worker that shut down, or by a job of higher priority
-STOPPED_BY_SWEEP = "stopped_by_sweep"  # the rule of its sweep's early stopping gave it up
 
 
 class Status(StrEnum):
@@ -105,6 +111,12 @@ class Job(Base):
         Index("ix_jobs_queued_alike", "likeness", postgresql_where=text(f"status = '{Status.QUEUED}'")),
         Index("ix_jobs_lease", "lease_expires_at", postgresql_where=text(f"status IN ({_one_of(LIVE)})")),
         Index("ix_jobs_status_id", "status", "id"),
+        Index("ix_jobs_deleted", "id", postgresql_where=text("deleted_at IS NOT NULL")),
+        Index(
+            "ix_jobs_ended_with_files",
+            "created_at",
+            postgresql_where=text(f"status IN ({_one_of(FINAL)}) AND artifacts_removed_at IS NULL"),
+        ),
         Index("ix_jobs_created_at_id", "created_at", "id"),
         Index("ix_jobs_dataset_id", text("((spec -> 'dataset') ->> 'name')"), "id"),
         Index("ix_jobs_network_id", text("((spec -> 'network') ->> 'name')"), "id"),
@@ -144,14 +156,17 @@ class Job(Base):
     spec: Mapped[dict[str, Any]]
     epochs: Mapped[int]
     attempt: Mapped[int] = mapped_column(default=0)  # the fencing token of the newest attempt
-    retries: Mapped[int] = mapped_column(default=0)  # attempts lost through no fault of the job
+    retries: Mapped[int] = mapped_column(default=0)  # attempts that ended without a result and were followed by another
     # The first attempt whose checkpoints count, and the first whose seconds do: a person's retry moves them.
     trained_since: Mapped[int] = mapped_column(default=1, server_default=text("1"))
     timed_since: Mapped[int] = mapped_column(default=1, server_default=text("1"))
-    initial_weights: Mapped[dict[str, Any] | None] = mapped_column(default=None)  # chosen once, by the first attempt
+    # Chosen once, by the first attempt that there are checkpoints of.
+    initial_weights: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True), default=None)
     yields_to: Mapped[UUID | None] = mapped_column(default=None)  # the waiting job that its slot is wanted for
     lease_expires_at: Mapped[datetime | None] = mapped_column(default=None)
     created_at: Mapped[DatabaseTime]
+    artifacts_removed_at: Mapped[datetime | None] = mapped_column(default=None)  # it has no files any more
+    deleted_at: Mapped[datetime | None] = mapped_column(default=None)  # from then on nobody sees it
 
     transitions: WriteOnlyMapped["Transition"] = relationship(passive_deletes=True)
     attempts: WriteOnlyMapped["Attempt"] = relationship(passive_deletes=True)
@@ -234,6 +249,7 @@ class Job(Base):
             raise self._refusal("tried again")
         self.move(Status.QUEUED, message=waits_for(self.spec, unmet))
         self.unmet, self.retries, self.timed_since = len(unmet), 0, self.attempt + 1
+        self.artifacts_removed_at = None
         if from_start:
             self.trained_since = self.attempt + 1
 
@@ -248,6 +264,17 @@ class Job(Base):
         self.spec = self.spec | new
         self.name, self.priority = self.spec["name"], self.spec["priority"]
         return new
+
+    def delete(self) -> None:
+        """Let nobody see an ended job any more: its files go next, and its row last. Raises IllegalMove."""
+        if Status(self.status) not in FINAL:
+            raise self._refusal("deleted")
+        self.deleted_at = func.clock_timestamp()
+
+    def lose_artifacts(self) -> None:
+        """Take note that an ended job's files are gone: a retry begins anew, with weights that are chosen anew."""
+        self.artifacts_removed_at = func.clock_timestamp()
+        self.initial_weights = None
 
     def stop_for_sweep(self, message: str) -> bool:
         """Ask for the end of a running job that its sweep gives up for what `message` says; return as `cancel` does."""
@@ -278,13 +305,24 @@ class Job(Base):
         )
 
     def lose_attempt(self, reason: str, message: str, *, retry_limit: int) -> None:
-        """Take the attempt away from a worker that is gone: back to the queue, or failed after `retry_limit` losses."""
+        """End the attempt without a result: back to the queue, counted, or failed where it is not to be tried again.
+
+        Which reasons are tried again, and how often, is for the spec to say; else it is the table of models/reasons.py
+        and `retry_limit`. A time limit that is tried again starts anew.
+        """
+        retry = RetrySpec.model_validate(self.spec.get("retry", {}))
+        limit = retry_limit if retry.limit is None else retry.limit
+        is_retried = retry.covers(reason)
+        if is_retried and reason == TIME_LIMIT:
+            self.timed_since = self.attempt + 1
         match Status(self.status):
             case Status.CANCELLING:
                 self.end_cancelled()
+            case Status.RUNNING | Status.PAUSING if not is_retried:
+                self.move(Status.FAILED, reason=reason, message=message)
             case Status.PAUSING:
                 self.move(Status.PAUSED, reason=reason, message=message)
-            case Status.RUNNING if self.retries >= retry_limit:
+            case Status.RUNNING if self.retries >= limit:
                 self.move(
                     Status.FAILED, reason=reason, message=f"{message} Not tried again after {self.retries} retries."
                 )

@@ -6,12 +6,25 @@ from collections.abc import Sequence
 
 import structlog
 
+_of_process: dict[str, str] = {}
+
+
+def _add_process(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    return {**_of_process, **event}
+
+
 _SHARED: Sequence[structlog.typing.Processor] = (
     structlog.contextvars.merge_contextvars,
+    _add_process,
     structlog.stdlib.add_log_level,
     structlog.stdlib.add_logger_name,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
 )
+
+
+def name_process(**fields: str) -> None:
+    """Have every event of this process bear these fields, from any of its threads, those of libraries too."""
+    _of_process.update(fields)
 
 
 def configure_logs() -> None:
@@ -34,3 +47,4 @@ def configure_logs() -> None:
         )
     )
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.captureWarnings(capture=True)

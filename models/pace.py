@@ -112,7 +112,8 @@ def refresh_estimates(job_ids: Sequence[UUID]) -> TextClause:
     The estimate is an upper bound: all epochs that are left, though early stopping may end the job before, on the
     slowest device that it may run on with the workers that serve its queue; with none of these, on the slowest of all.
     It is null where nothing like the job was measured there. The memory is filled in where the spec says "auto". A job
-    that somebody else is writing to is passed over: two such writers would wait for each other.
+    that somebody else is changing keeps what it has: to wait for a request that hangs would hold up the end of another
+    job, and with it every claim.
     """
     return _REFRESH.bindparams(job_ids=list(job_ids))
 

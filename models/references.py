@@ -22,8 +22,8 @@ from models.spec import JobSpec
 REFERENCED = """
     SELECT id, user_id, status, spec, EXISTS (
         SELECT FROM epochs WHERE job_id = jobs.id AND attempt >= trained_since AND checkpoint IS NOT NULL AND epoch > 0
-    ) AS has_checkpoint
-    FROM jobs WHERE id = ANY (%(ids)s) ORDER BY id FOR SHARE OF jobs
+    ) AS has_checkpoint, artifacts_removed_at IS NOT NULL AS lost_checkpoints
+    FROM jobs WHERE id = ANY (%(ids)s) AND deleted_at IS NULL ORDER BY id FOR SHARE OF jobs
 """
 
 
@@ -36,6 +36,7 @@ class Referenced:
     status: str
     spec: dict[str, Any]
     has_checkpoint: bool
+    lost_checkpoints: bool  # they were removed, after its end
 
 
 def referenced_ids(spec: Mapping[str, Any]) -> set[UUID]:
@@ -76,7 +77,13 @@ def unmet_of(spec: Mapping[str, Any], jobs: Mapping[UUID, Referenced], may_read:
 
 
 def unmet_again(spec: Mapping[str, Any], jobs: Mapping[UUID, Referenced]) -> list[UUID]:
-    """Return the jobs that a stored job has to wait for; raise DependencyFailed where one ended without success."""
+    """Return the jobs that a stored job has to wait for.
+
+    Raises DependencyFailed where one ended without success, or is not there any more.
+    """
+    for job_id in dependencies(spec):
+        if job_id not in jobs:
+            raise DependencyFailed(f"Job {job_id}, which this one depends on, was deleted: submit a clone without it.")
     for job in jobs.values():
         if job.id in dependencies(spec) and job.status in (Status.FAILED, Status.CANCELLED):
             raise DependencyFailed(
@@ -96,6 +103,9 @@ def _initial_problems(
     source = jobs.get(source_id)
     if source is None or not may_read(source.owner):
         return [FieldError("initial_checkpoint.job", f"There is no job {source_id}.", "unknown_job")]
+    if source.lost_checkpoints:
+        message = f"The checkpoints of job {source_id} were removed some time after its end: name another job."
+        return [FieldError("initial_checkpoint.job", message, "no_checkpoint")]
     # One that this job waits for anyway has its checkpoints by then.
     if not source.has_checkpoint and source_id not in dependencies(spec):
         message = f"Job {source_id} has no checkpoint yet; name it in `depends_on` to start when it has succeeded."

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from models.dataset_spec import DatasetChoice
 from models.demand import CUDA_CONTEXT_BYTES, GIB
@@ -13,6 +14,7 @@ from models.errors import FieldError, InvalidSpec
 from models.memory import refuse_what_no_gpu_holds
 from models.network import LayerDoesNotFit, NetworkSummary, NetworkTooLarge, refuse_final_softmax, summarise
 from models.presets import Network, Sequential, Torchvision
+from models.reasons import FAILURES, RETRIED
 from models.training_spec import TrainingSpec
 from models.validation import MetadataKey, MetadataValue, Name, QueueName, Strict, Tag
 
@@ -22,10 +24,14 @@ MAX_PRIORITY = 100
 MAX_GPUS = 64
 MAX_TAGS = 20
 _MAX_GPU_MEMORY_GB = 1_024
+_LEAST_MEMORY_GB = 0.5  # torch takes 0.2 to 0.4 for itself
+_MAX_MEMORY_GB = 65_536
 _MAX_DEPENDENCIES = 50
+_MAX_RETRIES = 10
 
 Priority = Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)]
 _GpuMemory = Annotated[float, Field(gt=CUDA_CONTEXT_BYTES / GIB, le=_MAX_GPU_MEMORY_GB)]
+_Memory = Annotated[float, Field(ge=_LEAST_MEMORY_GB, le=_MAX_MEMORY_GB)]
 JobReference = Annotated[UUID, Field(strict=False)]  # strict takes a UUID alone, and JSON has none
 
 
@@ -43,6 +49,11 @@ class ResourcesSpec(Strict):
     )
     exclusive: bool = Field(default=False, description="Nothing else on its GPUs while it runs.")
     time_limit_seconds: Annotated[int, Field(ge=1, le=2_592_000)] = 86_400
+    memory_gb: _Memory | None = Field(
+        default=None,
+        description="GiB of the host's memory that the job's processes may have together; mapped data sets are not "
+        "counted. Beyond it the job fails as `out_of_memory`. A worker may allow less.",
+    )
 
     def conflicts(self, training: TrainingSpec) -> Iterator[FieldError]:
         """Yield what cannot be together: fields with each other, or with the training."""
@@ -63,6 +74,37 @@ class ResourcesSpec(Strict):
                 yield FieldError(f"resources.{name}", message, "conflict")
 
 
+def _known_failures(names: list[str]) -> list[str]:
+    for name in names:
+        if name not in FAILURES:
+            raise PydanticCustomError(
+                "unknown_reason", "There is no such failure; there is {names}", {"names": ", ".join(FAILURES)}
+            )
+    return [name for name in FAILURES if name in names]
+
+
+_Failures = Annotated[
+    list[Annotated[str, Field(json_schema_extra={"enum": list(FAILURES)})]],
+    Field(max_length=len(FAILURES)),
+    AfterValidator(_known_failures),
+]
+
+
+class RetrySpec(Strict):
+    """Which failures are followed by another attempt, from the last checkpoint, and how often."""
+
+    limit: Annotated[int, Field(ge=0, le=_MAX_RETRIES)] | None = Field(
+        default=None, description="Attempts after the first one, in all; null: as many as the service gives."
+    )
+    on: _Failures | None = Field(
+        default=None, description="The reasons that are tried again; null: those that the job has no part in."
+    )
+
+    def covers(self, reason: str) -> bool:
+        """Tell whether an attempt that ended for this reason is to be followed by another one."""
+        return reason in (RETRIED if self.on is None else self.on)
+
+
 class InitialCheckpoint(Strict):
     """Where the weights come from in place of random ones: a checkpoint of another job with the same network."""
 
@@ -81,6 +123,7 @@ class JobSpec(Strict):
     network: Network
     training: TrainingSpec = TrainingSpec()
     resources: ResourcesSpec = ResourcesSpec()
+    retry: RetrySpec = RetrySpec()
     queue: QueueName = Field(default=DEFAULT_QUEUE, description="Workers each serve a list of queues.")
     priority: Priority = Field(default=0, description="Higher runs first; an admin bounds what members may ask for.")
     depends_on: Annotated[list[JobReference], Field(max_length=_MAX_DEPENDENCIES, default_factory=list)] = Field(

@@ -81,6 +81,9 @@ class Sweep(Base):
         self.ended_at = now
 
 
+DELETED = "Its job was deleted."  # the refusal of a point whose job is gone
+
+
 class SweepPoint(Base):
     """One point that was tried: its job, or, where the service could not accept its spec, why there is none."""
 

@@ -1,7 +1,10 @@
 """The Celery application of a worker: it only hears wake-ups; the slots do the work."""
 
+import os
+import threading
 from typing import Any
 
+import structlog
 from celery import Celery, bootsteps
 from sqlalchemy import Engine
 
@@ -11,8 +14,17 @@ from worker.registration import Registration
 from worker.settings import WorkerSettings
 from worker.slots import Slots
 
+log = structlog.get_logger(__name__)
+
+_STOP_SECONDS = 27  # a worker that is told to stop is gone within 30 s
 # Longer than the blocking read with which Celery waits for messages.
 _SOCKET_TIMEOUT_SECONDS = 10
+
+
+def _leave() -> None:
+    """End the process; its runners end with it, because their pipes do."""
+    log.error("stopped_the_hard_way", seconds=_STOP_SECONDS)
+    os._exit(1)
 
 
 def worker_app(settings: WorkerSettings, engine: Engine, registration: Registration, host: Host) -> Celery:
@@ -32,7 +44,10 @@ def worker_app(settings: WorkerSettings, engine: Engine, registration: Registrat
             slots.start()
 
         def stop(self, parent: Any) -> None:
-            """Stop the slots with the worker."""
+            """Stop the slots with the worker; what waits for a frozen database is left, and its leases run out."""
+            last_resort = threading.Timer(_STOP_SECONDS, _leave)
+            last_resort.daemon = True
+            last_resort.start()
             slots.stop()
             registration.stop()
             engine.dispose()

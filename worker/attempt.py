@@ -11,11 +11,10 @@ from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, sessionmaker
 
-from models.demand import OUT_OF_MEMORY
 from models.errors import TrainyardError
+from models.faults import FaultPoint, fault_point
 from models.job import (
     LIVE,
-    PREEMPTED,
     Epoch,
     Job,
     JobResult,
@@ -25,13 +24,16 @@ from models.job import (
     database_now_plus,
     notification,
 )
+from models.milestone import Reached, Step, reached
 from models.pace import CPU, GpuUse, measured_seconds, record_pace, refresh_estimates
 from models.predictions import Predictions
+from models.reasons import OUT_OF_MEMORY, PREEMPTED
 from models.result import EpochMetrics, InitialWeights, essentials
 from models.scores import score_epoch, score_test
 from models.spec import InitialCheckpoint
 from worker.messages import Predicted, SavedCheckpoint
-from worker.queue import Claim, end_attempt
+from worker.metrics import EPOCH_SECONDS, LEASE_RENEWALS
+from worker.queue import Claim, end_attempt, lose_attempt
 from worker.warm_start import Choice, choose, keep
 
 LOG_LIMIT = 1_048_576  # characters of log kept per job, the newest
@@ -50,6 +52,8 @@ class AttemptRecord:
         """Write through `sessions` in the name of `claim`."""
         self._sessions = sessions
         self._claim = claim
+        self._last_piece: int | None = None  # of the log, that is known to be committed
+        self._has_started = False
 
     def renew(self, lease_seconds: float) -> None:
         """Hold the lease for `lease_seconds` more, by the database's clock."""
@@ -62,6 +66,7 @@ class AttemptRecord:
             )
             if renewed.first() is None:
                 raise AttemptSuperseded("The lease is lost.")
+        LEASE_RENEWALS.inc()
 
     def request(self) -> Literal["cancel", "pause", "preemption"] | None:
         """Return what the runner is asked to stop for, if for anything."""
@@ -102,11 +107,20 @@ class AttemptRecord:
         return weights
 
     def say(self, message: str) -> None:
-        """Show what the runner does now."""
+        """Show what the runner does now; the first time, that it works."""
         with self._locked() as (session, job):
+            if not self._has_started:
+                seconds = {"claim_seconds": self._claim.claim_seconds}
+                self._reach(session, Reached(Step.STARTED, data=seconds))
             if job.status == Status.RUNNING:
                 job.message = message
                 session.execute(notification(job.id))
+        self._has_started = True
+
+    def skip_checkpoint(self, checkpoint: SavedCheckpoint, why: str) -> None:
+        """Record that a checkpoint was passed over for an older one, and the sentence that says why."""
+        with self._locked(share=True) as (session, _):
+            self._reach(session, Reached(Step.CHECKPOINT_SKIPPED, checkpoint.epoch, {"why": why}))
 
     def add_epoch(self, metrics: EpochMetrics, checkpoint: SavedCheckpoint) -> str | None:
         """Record an epoch once, and return the checkpoint's file of the best epoch now.
@@ -128,16 +142,39 @@ class AttemptRecord:
             beyond = {"job": job.id, "attempt": self._claim.attempt, "epoch": metrics.epoch}
             overtaken = session.execute(_DROP_OVERTAKEN, beyond).first() is not None
             score_epoch(session, job.id, metrics.epoch, others_went=overtaken)
+            self._reach(
+                session,
+                Reached(Step.EPOCH, metrics.epoch, {"seconds": metrics.seconds}),
+                Reached(Step.CHECKPOINT, metrics.epoch, {"file": checkpoint.file, "sha256": checkpoint.sha256}),
+            )
             session.execute(notification(job.id))
             best: str | None = session.scalar(_BEST_CHECKPOINT, {"job": job.id})
-            return best
+            fault_point(FaultPoint.EPOCH_TRANSACTION)
+        EPOCH_SECONDS.observe(metrics.seconds)
+        return best
+
+    def checkpoint_files(self) -> set[str]:
+        """Return the names of this attempt's checkpoints that epochs refer to; also when the attempt is over."""
+        mine = (Epoch.job_id == self._claim.job_id, Epoch.attempt == self._claim.attempt)
+        with self._sessions.begin() as session:
+            return {file for file in session.scalars(select(Epoch.checkpoint).where(*mine)) if file is not None}
 
     def add_log(self, text: str) -> None:
-        """Keep what the runner printed; beyond LOG_LIMIT the oldest pieces of the job's log go."""
+        """Keep what the runner printed, once; beyond LOG_LIMIT the oldest pieces of the job's log go.
+
+        Where the commit was not heard of, the same text is to be given again: a piece that is newer than the last one
+        heard of is that text.
+        """
+        mine = (LogChunk.job_id == self._claim.job_id, LogChunk.attempt == self._claim.attempt)
         with self._locked(share=True) as (session, job):
-            session.add(LogChunk(job_id=job.id, attempt=self._claim.attempt, text=text))
-            session.flush()
-            session.execute(delete(LogChunk).where(LogChunk.id.in_(_beyond_limit(job.id))))
+            newest = session.scalar(select(func.max(LogChunk.id)).where(*mine))
+            if newest == self._last_piece:
+                piece = LogChunk(job_id=job.id, attempt=self._claim.attempt, text=text)
+                session.add(piece)
+                session.flush()
+                newest = piece.id
+                session.execute(delete(LogChunk).where(LogChunk.id.in_(_beyond_limit(job.id))))
+        self._last_piece = newest
 
     def succeed(self, result: dict[str, Any], predictions: Predicted | None, gpu: GpuUse | None = None) -> None:
         """Store the result and the predictions and end the job, unless a cancel came first; `gpu` is what it took."""
@@ -153,24 +190,21 @@ class AttemptRecord:
                 session.add(Predictions.of(job.id, self._claim.attempt, **predictions.model_dump()))
             accuracy = result["accuracy"]["test"] if result["accuracy"] else None
             score_test(session, job.id, accuracy=accuracy, loss=result["loss"]["test"])
-            _record_pace(session, job, result, gpu)
             job.move(Status.SUCCEEDED)
+            session.flush()  # may wait for jobs that depend on it, while nobody is kept from claiming yet
+            _record_pace(session, job, result, gpu)
             self._end(session, job)
+            fault_point(FaultPoint.FINAL_TRANSACTION)
 
-    def fail(self, reason: str, message: str) -> None:
-        """End the job without a result; its epochs stay."""
+    def fail(self, reason: str, message: str, *, retry_limit: int) -> None:
+        """End the attempt without a result: the job goes back to the queue, or fails, as its rules say.
+
+        Its epochs stay; `retry_limit` is the service's.
+        """
         with self._locked() as (session, job):
             if self._cancelled(session, job):
                 return
-            job.move(Status.FAILED, reason=reason, message=message)
-            self._end(session, job)
-
-    def give_back(self, reason: str, message: str, *, retry_limit: int) -> None:
-        """Return the job to the queue because its runner or worker is gone, or fail it beyond the limit."""
-        with self._locked() as (session, job):
-            if self._cancelled(session, job):
-                return
-            job.lose_attempt(reason, message, retry_limit=retry_limit)
+            lose_attempt(session, job, reason, message, retry_limit=retry_limit)
             self._end(session, job, outcome=reason)
 
     def retry_alone(self, message: str) -> None:
@@ -212,6 +246,9 @@ class AttemptRecord:
         job.end_cancelled()
         self._end(session, job)
         return True
+
+    def _reach(self, session: Session, *steps: Reached) -> None:
+        session.execute(reached(self._claim.job_id, self._claim.attempt, steps))
 
     def _end(self, session: Session, job: Job, outcome: str | None = None) -> None:
         end_attempt(session, job.id, self._claim.attempt, outcome or job.status)

@@ -4,9 +4,9 @@ import traceback
 
 import torch
 
-from models.demand import OUT_OF_MEMORY
 from models.errors import TrainyardError
-from worker.messages import RUNNER_ERROR, Failed
+from models.reasons import OUT_OF_MEMORY, RUNNER_ERROR
+from worker.messages import Failed
 
 # What CUDA and its libraries say where torch's own allocator is not asked.
 _NO_GPU_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")

@@ -13,7 +13,6 @@ from models.spec import JobSpec
 STOP = b"stop"  # a command of the supervisor: leave the loop after this epoch; what is no word is a renewed lease's end
 GO_ON = b"go on"  # a command: the loop is not to be left after all
 INITIAL_FILE = "initial.pt"  # in a job's directory: the checkpoint of another job that it began with
-RUNNER_ERROR = "runner_error"  # the reason of what failed without one of its own
 RANK_DIED = 70  # the exit code of a runner one of whose other ranks died, which its log names
 CHECKPOINTS_KEPT = 2  # the last, and the one before in case the last is damaged
 
@@ -37,6 +36,7 @@ class _Message(BaseModel):
 class SavedCheckpoint(_Message):
     """A checkpoint file under the job's artifact directory, as Postgres knows it."""
 
+    attempt: int  # that wrote it; the file says it too
     epoch: int
     file: str
     sha256: str
@@ -74,6 +74,14 @@ class EpochEnded(_Message):
     type: Literal["epoch"] = "epoch"
     metrics: EpochMetrics
     checkpoint: SavedCheckpoint
+
+
+class CheckpointSkipped(_Message):
+    """A checkpoint that is not what Postgres knows of it, and was passed over for an older one."""
+
+    type: Literal["checkpoint_skipped"] = "checkpoint_skipped"
+    checkpoint: SavedCheckpoint
+    why: Sentence
 
 
 class Predicted(_Message):
@@ -114,5 +122,5 @@ class Failed(_Message):
     cuda: bool = False
 
 
-Event = Annotated[Phase | EpochEnded | Succeeded | Failed, Field(discriminator="type")]
+Event = Annotated[Phase | CheckpointSkipped | EpochEnded | Succeeded | Failed, Field(discriminator="type")]
 EVENT: TypeAdapter[Event] = TypeAdapter(Event)

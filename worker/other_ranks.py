@@ -11,7 +11,8 @@ from multiprocessing.process import BaseProcess
 from queue import SimpleQueue
 from typing import Any
 
-from worker.messages import RANK_DIED, RUNNER_ERROR, Failed, SavedCheckpoint
+from models.reasons import RUNNER_ERROR
+from worker.messages import RANK_DIED, Failed, SavedCheckpoint
 from worker.training.distributed import MeetingPlace, Together
 from worker.training.ranks import Ranks
 

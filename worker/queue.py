@@ -9,23 +9,26 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Float, cast, func, select, text, update
+from sqlalchemy import Float, Row, and_, cast, func, select, text, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from models.demand import Demand
+from models.faults import FaultPoint, fault_point
 from models.forecast import Place, earliest_start, starts_sooner
 from models.job import CHANNEL, LIVE, Attempt, Job, Status, database_now_plus, notification
 from models.line import GpuRoom, Head, Offer, Passing, enter_line, fits, head_of_line
+from models.milestone import Reached, Step, reached
 from models.pace import refresh_estimates
+from models.reasons import WORKER_LOST
 from models.share import NOW, charge
+from models.worker import Worker
 from worker.messages import SavedCheckpoint
 from worker.reservations import Reserved, drop_reservations, reserve, reserved_elsewhere
 from worker.resumption import checkpoints, seconds_used
 
 log = structlog.get_logger(__name__)
 
-WORKER_LOST = "worker_lost"
 # The one move that is no method of the row: seven trips to the database and the bookkeeping of objects were half of a
 # claim (docs/decisions/0002). Another attempt opens, under a lease, and its number fences every later write.
 _TAKE = text(f"""
@@ -70,6 +73,7 @@ class Claim:
     estimated_seconds: float | None  # from start to end; None: nobody knows
     seconds_used: float  # by earlier attempts, since the last retry
     checkpoints: list[SavedCheckpoint]  # newest first
+    claim_seconds: float = 0.0  # that the claim itself took, with its commit
 
 
 # The GPUs for a job, none for one of the CPU, where these are left alone; None: it does not fit.
@@ -162,30 +166,19 @@ class _Turn:
         gpus = self.allocate(head.demand, spared)
         if gpus is None:
             return None
-        taken = self.session.execute(
-            _TAKE,
-            {
-                "job": head.id,
-                "worker": self.worker,
-                "gpus": list(gpus),
-                "on_gpus": bool(gpus),
-                "lease": self.lease_seconds,
-                "ahead": self.ahead_seconds,
-            },
-        ).one_or_none()
+        values = {
+            "job": head.id,
+            "worker": self.worker,
+            "gpus": list(gpus),
+            "on_gpus": bool(gpus),
+            "lease": self.lease_seconds,
+            "ahead": self.ahead_seconds,
+        }
+        taken = self.session.execute(_TAKE, values).one_or_none()
         if taken is None:
             return None
-        again = self.session.get_one(Job, head.id) if taken.attempt > 1 else None
-        return Claim(
-            job_id=head.id,
-            attempt=taken.attempt,
-            spec=taken.spec,
-            demand=head.demand,
-            gpus=gpus,
-            estimated_seconds=taken.estimated_seconds,
-            seconds_used=seconds_used(self.session, again) if again else 0.0,
-            checkpoints=checkpoints(self.session, again) if again else [],
-        )
+        fault_point(FaultPoint.CLAIM)
+        return _claim_of(self.session, head.id, taken, head.demand, gpus)
 
     def take_beside(self, head: Head) -> Claim | None:
         """Reserve this worker for a job, and claim one that takes nothing that it could use, or ends before it starts.
@@ -206,26 +199,85 @@ class _Turn:
         return next((claim for claim in claims if claim is not None), None)
 
 
-def expire_leases(session: Session, *, retry_limit: int) -> list[UUID]:
+def claim_unheard_of(session: Session, *, worker: str, held: Collection[UUID], lease_seconds: float) -> Claim | None:
+    """Return, with a new lease, the claim that this worker's process committed and never heard of; None without one.
+
+    `held` are the jobs of the claims that it knows. A claim that is still being committed is waited for, as it has the
+    turn. What was claimed before the process took the worker's name was another's.
+    """
+    enter_line(session)
+    found = session.execute(
+        select(Job, Attempt.gpus)
+        .join(Attempt, and_(Attempt.job_id == Job.id, Attempt.number == Job.attempt))
+        .join(Worker, Worker.name == Attempt.worker)
+        .where(Job.status.in_(LIVE), Worker.name == worker, Attempt.started_at >= Worker.started_at)
+        .where(Job.id.not_in(held))
+        .limit(1)
+        .with_for_update(of=Job)
+    ).first()
+    if found is None:
+        return None
+    job, gpus = found
+    job.lease_expires_at = database_now_plus(lease_seconds)
+    demand = Demand(job.device, job.gpus, job.gpu_memory_bytes, job.exclusive)
+    return _claim_of(session, job.id, job, demand, tuple(gpus))
+
+
+def _claim_of(session: Session, job_id: UUID, row: Job | Row[Any], demand: Demand, gpus: tuple[str, ...]) -> Claim:
+    """Return the claim of an attempt that has begun, with what earlier ones have left; `row` has the job's columns."""
+    again = session.get_one(Job, job_id) if row.attempt > 1 else None
+    return Claim(
+        job_id=job_id,
+        attempt=row.attempt,
+        spec=row.spec,
+        demand=demand,
+        gpus=gpus,
+        estimated_seconds=row.estimated_seconds,
+        seconds_used=seconds_used(session, again) if again else 0.0,
+        checkpoints=checkpoints(session, again) if again else [],
+    )
+
+
+def expire_leases(
+    session: Session, *, retry_limit: int, lease_seconds: float, in_touch_seconds: Callable[[], float] = lambda: inf
+) -> list[UUID]:
     """Take every attempt whose lease has run out from its worker; return the jobs.
 
-    The rows are locked as they are found, so a lease renewed in between is not expired, and two reapers never meet.
+    The rows are locked as they are found, so a lease renewed in between is not expired, and two reapers never meet. No
+    lease counts as run out before the server has run, and the caller was in touch with it, for `lease_seconds`: until
+    then the workers may have had no chance to renew. The caller is asked once the rows are found: who had to wait for
+    them knows more then.
     """
+    lease = func.make_interval(0, 0, 0, 0, 0, 0, lease_seconds)
+    now = func.statement_timestamp()  # what is spent in waiting for the table is not the workers' fault
     jobs = session.scalars(
         select(Job)
-        .where(Job.status.in_(LIVE), Job.lease_expires_at < func.clock_timestamp())
+        .where(Job.status.in_(LIVE), Job.lease_expires_at < now)
+        .where(now > func.pg_postmaster_start_time() + lease)
         .order_by(Job.user_id)  # whose shares are charged: two reapers do not wait for each other
         .with_for_update(skip_locked=True)
     ).all()
+    if in_touch_seconds() < lease_seconds:
+        return []
+    if jobs:
+        fault_point(FaultPoint.EXPIRY)
     for job in jobs:
         log.warning("lease_expired", job=str(job.id), attempt=job.attempt)
         lease_end = job.lease_expires_at
-        job.lose_attempt(WORKER_LOST, "The worker was lost.", retry_limit=retry_limit)
+        lose_attempt(session, job, WORKER_LOST, "The worker was lost.", retry_limit=retry_limit)
         end_attempt(session, job.id, job.attempt, WORKER_LOST, at=lease_end)
         session.execute(notification(job.id))
     if jobs:
         session.execute(refresh_estimates([job.id for job in jobs]))
     return [job.id for job in jobs]
+
+
+def lose_attempt(session: Session, job: Job, reason: str, message: str, *, retry_limit: int) -> None:
+    """Do as `Job.lose_attempt`; where a lost worker is not what the move is called for, it is an event before it."""
+    with session.no_autoflush:  # the move's id is to be the greater one
+        job.lose_attempt(reason, message, retry_limit=retry_limit)
+        if reason == WORKER_LOST and job.status != Status.QUEUED:
+            session.execute(reached(job.id, job.attempt, [Reached(Step.LEASE_LOST)]))
 
 
 def end_attempt(

@@ -10,19 +10,17 @@ from typing import Any
 import structlog
 from sqlalchemy import Update, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 from uuid_utils.compat import uuid7
 
 from models.worker import Worker
 from worker.host import Host
 from worker.identity import still_lives, this_process
+from worker.outage import DATABASE_NOT_READY, Outage
 from worker.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)
 
-_DATABASE_AWAY = (DBAPIError, PoolTimeout)
 _JOIN_SECONDS = 5
 _LONGEST_LOOK_SECONDS = 1.0
 
@@ -45,6 +43,8 @@ class Registration:
         self._settings = settings
         self._host = host
         self._instance = this_process()
+        self._database = Outage("database")
+        self._beat_began: float | None = None  # of the heartbeat that is under way
         self._draining = True
         self._resumed: Callable[[], None] = lambda: None
         self._due = threading.Event()
@@ -55,6 +55,12 @@ class Registration:
     def draining(self) -> bool:
         """Whether no job may be taken: an admin wants it, another process has the name, or nothing is known yet."""
         return self._draining
+
+    @property
+    def database_away_seconds(self) -> float:
+        """For how long no heartbeat has reached the database; 0 where the last one did."""
+        began = self._beat_began  # a frozen server answers with no error either
+        return max(self._database.seconds, 0.0 if began is None else time.monotonic() - began)
 
     def may_claim(self, session: Session) -> bool:
         """Ask the database whether jobs may be taken; a drain that comes meanwhile waits for the transaction's end."""
@@ -75,8 +81,8 @@ class Registration:
         """
         try:
             self._take_or_refuse()
-        except _DATABASE_AWAY as error:
-            log.warning("database_away", detail=str(error).splitlines()[0])
+        except DATABASE_NOT_READY as error:
+            self._database.goes_on(error)
         self._thread.start()
 
     def refresh(self) -> None:
@@ -91,7 +97,7 @@ class Registration:
         try:
             with self._sessions.begin() as session:
                 session.execute(self._row_of(self._instance).values(stopped_at=func.clock_timestamp()))
-        except _DATABASE_AWAY as error:  # it will be seen by its silence
+        except DATABASE_NOT_READY as error:  # it will be seen by its silence
             log.warning("database_away", detail=str(error).splitlines()[0])
 
     def _take_or_refuse(self) -> None:
@@ -109,18 +115,23 @@ class Registration:
 
     def _beat_until_stopped(self) -> None:
         self._host.load()  # from now on the processor's load is counted
+        pause = self._settings.beat_seconds if self._database.is_due else 0.0
         while not self._stopping.is_set():
-            self._due.wait(self._settings.beat_seconds)
+            self._due.wait(pause)
             self._due.clear()
             if self._stopping.is_set():
                 return
+            pause = self._settings.beat_seconds
+            self._beat_began = time.monotonic()
             try:
                 self._beat()
-            except _DATABASE_AWAY as error:
-                log.warning("database_away", detail=str(error).splitlines()[0])
+                self._database.is_over()
+            except DATABASE_NOT_READY as error:
+                pause = min(pause, self._database.goes_on(error))
             except Exception:
                 # Jobs run on: without heartbeats the worker seems offline, and nothing worse.
                 log.exception("heartbeat_failed")
+            self._beat_began = None
 
     def _beat(self) -> None:
         load = self._host.load()

@@ -32,5 +32,8 @@ def checkpoints(session: Session, job: Job) -> list[SavedCheckpoint]:
         .order_by(Epoch.attempt.desc(), Epoch.epoch.desc())
     )
     return [
-        SavedCheckpoint(epoch=row.epoch, file=row.checkpoint or "", sha256=row.checkpoint_sha256 or "") for row in rows
+        SavedCheckpoint(
+            attempt=row.attempt, epoch=row.epoch, file=row.checkpoint or "", sha256=row.checkpoint_sha256 or ""
+        )
+        for row in rows
     ]

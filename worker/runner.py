@@ -10,6 +10,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 
 from models.errors import BatchOfOne, InvalidData
+from models.faults import FaultPoint, fault_point
 from models.network import NetworkSummary
 from models.result import DatasetReport
 from worker import checkpoints
@@ -64,6 +65,7 @@ class _Run(Rank):
     def outcome(self) -> Succeeded | None:
         """Train to the end and measure, or return None where a stop was asked for."""
         self._say("Reads the data set.")
+        fault_point(FaultPoint.DATA_LOADING)
         data = self.prepare_data()
         self._ended("data")
         self._say("Builds the network.")
@@ -80,10 +82,12 @@ class _Run(Rank):
             for metrics in replicas.fit(self.spec.training, splits):
                 content = replicas.state_dict() | {"data": data[0].report.checksum}
                 saved = checkpoints.save(self.task.artifacts, content, attempt=self.task.attempt, epoch=metrics.epoch)
+                fault_point(FaultPoint.CHECKPOINT_SAVED)
                 _send(self.events, EpochEnded(metrics=metrics, checkpoint=saved))
                 if self.stop.is_set():
                     return None
         self._say("Evaluates.")
+        fault_point(FaultPoint.FINAL_EVALUATION)
         measured = self._measure(replicas, splits)
         result = build_result(self.spec, replicas, measured, data, self.task.git_commit)
         result = result.model_copy(update={"initial_checkpoint": self.task.initial})
@@ -104,8 +108,10 @@ class _Run(Rank):
 
         Raises InitialCheckpointLost, or InvalidData where it was trained on other data than there are now.
         """
-        found = checkpoints.load_newest(self.task.artifacts, self.task.checkpoints)
+        found = checkpoints.load_newest(self.task.artifacts, self.task.checkpoints, partial(_send, self.events))
         if found is None:
+            if self.task.checkpoints:
+                print("No checkpoint can be used: the training begins anew.", flush=True)
             self.load_initial_weights(replicas)
             return None
         saved, checkpoint = found

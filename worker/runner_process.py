@@ -7,34 +7,19 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
-from multiprocessing import connection, get_context
+from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 
+from worker.memory_limit import MemoryLimit
 from worker.messages import EVENT, GO_ON, STOP, Assignment, Event
 from worker.stopwatch import Stopwatch
 
 OUTPUT_LIMIT = 262_144  # bytes of output kept between two visits of the supervisor, the newest
 _READ = 65_536
+_LOOK_SECONDS = 0.25  # between two looks at deadlines and memory
+_NEAR = 0.4  # a lease that has this part of its length left is about to end; it is renewed long before
 _END_SECONDS = 10  # a process that the kernel holds may not go, and its supervisor must
-
-
-def forkserver() -> ForkServerContext:
-    """Return the process context of all runners: forks of one process that has torch imported and never used CUDA."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["worker.preload"])
-    return context
-
-
-def warm_up(context: ForkServerContext) -> None:
-    """Return when the forkserver has imported torch, and the next runner starts at once."""
-    process = context.Process(target=_nothing)
-    process.start()
-    process.join()
-
-
-def _nothing() -> None:
-    """What the first process of a forkserver does."""
 
 
 def _run_in_child(
@@ -51,8 +36,10 @@ def _run_in_child(
 class RunnerProcess:
     """A started runner; a thread of its own empties the pipes, so that a slow database never holds up the training."""
 
-    def __init__(self, context: ForkServerContext, assignment: Assignment) -> None:
-        """Start a runner on the assignment."""
+    def __init__(
+        self, context: ForkServerContext, assignment: Assignment, memory_limit: MemoryLimit | None = None
+    ) -> None:
+        """Start a runner on the assignment, which is killed where its processes have more memory than the limit."""
         commands, self._commands = context.Pipe(duplex=False)
         self._events, events = context.Pipe(duplex=False)
         self._output, output = context.Pipe(duplex=False)
@@ -71,7 +58,12 @@ class RunnerProcess:
         self._dropped = 0
         self._ended = False
         self._deadlines: dict[str, float] = {}
+        self._commanding = threading.Lock()
+        self._lease_end = self._lease_seconds = 0.0
+        self._memory_limit = memory_limit
+        self._next_measure = 0.0
         self.killed_for: str | None = None
+        self.overrun: str | None = None  # the sentence that says how far one killed for its memory was beyond the limit
         threading.Thread(target=self._read, name="runner pipes", daemon=True).start()
 
     @property
@@ -89,10 +81,16 @@ class RunnerProcess:
         with self._news:
             self._deadlines[purpose] = moment
 
-    def set_lease_end(self, moment: float, last_moment: float) -> None:
-        """Kill the runner at `moment`; at the last it ends by itself, for a suspended supervisor kills nobody."""
-        self.set_deadline("lease", moment)
-        self._command(repr(last_moment).encode())
+    def set_lease_end(self, moment: float, seconds: float) -> None:
+        """Let the runner end itself at `moment`, unless it is given `seconds` more when that is near.
+
+        That is done here as long as this process runs, and wherever its supervisor waits: only a runner whose worker is
+        suspended, and can neither kill nor record, ends by this.
+        """
+        with self._news:  # the answer to a renewal may have come so late that the runner was given more meanwhile
+            end = self._lease_end = max(moment, self._lease_end)
+            self._lease_seconds = seconds
+        self._command(repr(end).encode())
 
     def ask_to_stop(self, purpose: str, *, grace_seconds: float | None) -> None:
         """Let the runner leave after this epoch, and kill it where that takes longer than the grace, if any."""
@@ -105,9 +103,9 @@ class RunnerProcess:
         self._command(GO_ON)
 
     def wait(self, seconds: float) -> bool:
-        """Wait for news at most this long; return whether the runner has ended."""
+        """Wait for an event at most this long; return whether the runner has ended. Output is nothing to hurry for."""
         with self._news:
-            self._news.wait_for(lambda: self._said or self._printed or self._ended, seconds)
+            self._news.wait_for(lambda: self._said or self._ended, seconds)
             return self._ended
 
     def take_events(self) -> list[Event]:
@@ -140,7 +138,7 @@ class RunnerProcess:
             self._news.wait_for(lambda: self._ended, _END_SECONDS)
 
     def _command(self, command: bytes) -> None:
-        with suppress(OSError):  # it is gone already, which the reading thread notices
+        with suppress(OSError), self._commanding:  # it is gone already, which the reading thread notices
             self._commands.send_bytes(command)
 
     def _read(self) -> None:
@@ -158,6 +156,8 @@ class RunnerProcess:
         while not ended:
             ready = connection.wait([*sources, self._process.sentinel], timeout=self._until_deadline())
             self._enforce_deadlines()
+            self._enforce_memory_limit()
+            self._prolong_lease()
             ended = self._process.sentinel in ready
             for source in [source for source in sources if source in ready]:
                 if not self._read_one(source):
@@ -191,7 +191,7 @@ class RunnerProcess:
     def _until_deadline(self) -> float:
         with self._news:
             nearest = min(self._deadlines.values(), default=float("inf"))
-        return max(0.0, min(nearest - time.monotonic(), 0.25))
+        return max(0.0, min(nearest - time.monotonic(), _LOOK_SECONDS))
 
     def _enforce_deadlines(self) -> None:
         with self._news:
@@ -199,6 +199,22 @@ class RunnerProcess:
         if passed and self.killed_for is None:
             self.killed_for = passed[0]
             self.kill()
+
+    def _enforce_memory_limit(self) -> None:
+        if self._memory_limit is None or self.pid is None or time.monotonic() < self._next_measure:
+            return
+        self._next_measure = time.monotonic() + _LOOK_SECONDS
+        overrun = self._memory_limit.overrun(self.pid)
+        if overrun is not None and self.killed_for is None:
+            self.killed_for, self.overrun = "memory", overrun
+            self.kill()
+
+    def _prolong_lease(self) -> None:
+        with self._news:
+            end, seconds = self._lease_end, self._lease_seconds
+        now = time.monotonic()
+        if seconds and now >= end - seconds * _NEAR:
+            self.set_lease_end(now + seconds, seconds)
 
     def _kill_group(self) -> None:
         if self.pid is not None:

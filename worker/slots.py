@@ -7,22 +7,24 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import structlog
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import Session
 
 from models.database import sync_sessions
 from models.forecast import Place, Running
 from worker.allocation import allocate, offer_of, threads_of_each
+from worker.forkserver import WarmForkserver, forkserver
 from worker.gpus import Gpu
+from worker.metrics import ATTEMPTS_RUNNING, CLAIM_SECONDS
+from worker.outage import DATABASE_NOT_READY, Outage
 from worker.processor import usable_cores
-from worker.queue import Claim, claim_next, expire_leases
+from worker.queue import Claim, claim_next, claim_unheard_of
+from worker.reaper import Reaper
 from worker.registration import Registration
-from worker.runner_process import forkserver, warm_up
 from worker.settings import WorkerSettings
 from worker.supervisor import Supervisor
 
@@ -61,8 +63,10 @@ class Slots:
         self._stopping = threading.Event()
         self._news = threading.Condition()
         self._wakes = 0
-        self._is_warm = False  # once runners start at once
         self._held: dict[threading.Thread, _Held] = {}
+        self._reaper = Reaper(self._sessions, settings, every_seconds=settings.poll_seconds)
+        self._database = Outage("database")
+        self._in_doubt = False  # whether a claim may have been committed that nobody here knows of
         self._claimer = threading.Thread(target=self._claim_until_stopped, name="claims", daemon=True)
 
     def start(self) -> None:
@@ -87,14 +91,11 @@ class Slots:
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def _claim_until_stopped(self) -> None:
+        warm = WarmForkserver(self._context)
         while not self._stopping.is_set():
             seen = self._wakes
             try:
-                # Importing torch takes seconds, in which a claimed job would wait here beside a free worker.
-                if not self._is_warm:
-                    warm_up(self._context)
-                    self._is_warm = True
-                claim = self._claim()
+                claim = self._claim() if self._is_ready(warm) else None
                 if claim is not None:
                     self._start(claim)
                     continue
@@ -102,6 +103,15 @@ class Slots:
                 # Whatever it was, the jobs that run need their worker, and those that wait one that takes them.
                 log.exception("claim_failed")
             self._wait_for_news(seen)
+
+    def _is_ready(self, warm: WarmForkserver) -> bool:
+        try:
+            if warm.make_ready():
+                log.info("slots_ready", slots=self._settings.slots)
+        except (OSError, EOFError) as error:
+            log.warning("forkserver_died", detail=str(error) or type(error).__name__)
+            return False
+        return True
 
     def _wait_for_news(self, seen: int) -> None:
         with self._news:
@@ -112,32 +122,54 @@ class Slots:
     def _claim(self) -> Claim | None:
         """Take the job that is next for what is free here; None where there is none, or none can be taken."""
         place = self._place()
-        if self._registration.draining or len(place.running) >= place.slots or not self._can_keep_checkpoints():
+        if self._registration.draining or len(place.running) >= place.slots or not self._can_claim():
             return None
+        claim = None
         try:
-            with self._sessions.begin() as session:
-                expire_leases(session, retry_limit=self._settings.retry_limit)
-            with self._sessions.begin() as session:
-                if not self._registration.may_claim(session):
-                    return None
-                return claim_next(
-                    session,
-                    worker=self._settings.worker_name,
-                    offer=offer_of(place),
-                    allocate=partial(allocate, place),
-                    lease_seconds=self._settings.lease_seconds,
-                )
-        except (DBAPIError, PoolTimeout) as error:
-            log.warning("database_away", detail=str(error).splitlines()[0])
-            return None
+            self._reaper.sweep()
+            began = time.perf_counter()
+            claim = self._claim_for(place)
+            if claim is not None:
+                claim = replace(claim, claim_seconds=time.perf_counter() - began)
+                CLAIM_SECONDS.observe(claim.claim_seconds)
+            self._database.is_over()
+        except DATABASE_NOT_READY as error:
+            self._database.goes_on(error)
+        return claim
 
-    def _can_keep_checkpoints(self) -> bool:
-        """Tell whether the artifacts are there: a host that has lost them would fail one job after the other."""
+    def _can_claim(self) -> bool:
+        """Tell whether the database may be asked, and checkpoints kept: a host without would fail job after job."""
         directory = self._settings.artifacts_dir
+        if not self._database.is_due:
+            return False
         able = os.access(directory, os.W_OK)
         if not able:
             log.error("artifacts_not_writable", directory=str(directory))
         return able
+
+    def _claim_for(self, place: Place) -> Claim | None:
+        """Take the next job, or the one whose claim was committed while the answer was lost."""
+        in_doubt, self._in_doubt = self._in_doubt, True
+        with self._sessions.begin() as session:
+            if not self._registration.may_claim(session):
+                return None
+            claim = self._unheard_of(session) if in_doubt else None
+            claim = claim or claim_next(
+                session,
+                worker=self._settings.worker_name,
+                offer=offer_of(place),
+                allocate=partial(allocate, place),
+                lease_seconds=self._settings.lease_seconds,
+            )
+        self._in_doubt = False
+        return claim
+
+    def _unheard_of(self, session: Session) -> Claim | None:
+        with self._news:
+            held = [one.claim.job_id for one in self._held.values()]
+        return claim_unheard_of(
+            session, worker=self._settings.worker_name, held=held, lease_seconds=self._settings.lease_seconds
+        )
 
     def _place(self) -> Place:
         with self._news:
@@ -164,7 +196,8 @@ class Slots:
 
     def _see_through(self, claim: Claim) -> None:
         try:
-            self._supervisor(claim).run()
+            with ATTEMPTS_RUNNING.track_inprogress():
+                self._supervisor(claim).run()
         except Exception:
             # The lease runs out and another attempt follows; the worker must outlive it.
             log.exception("supervisor_failed", job=str(claim.job_id), attempt=claim.attempt)

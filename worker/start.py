@@ -9,14 +9,16 @@ from tempfile import TemporaryFile
 import structlog
 
 from models.database import sync_engine, sync_sessions
-from models.logs import configure_logs
+from models.logs import configure_logs, name_process
 from models.settings import read_settings
+from worker import broker, metrics
 from worker.allocation import slots_within
 from worker.app import worker_app
 from worker.gpus import usable_gpus
 from worker.host import this_host
 from worker.processor import usable_cores
 from worker.registration import Registration
+from worker.retention import ARTIFACTS_MARK
 from worker.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)
@@ -29,14 +31,17 @@ def main() -> None:
     """Run a worker until it is told to stop."""
     configure_logs()
     settings = read_settings(WorkerSettings)
+    name_process(worker=settings.worker_name)
     if not settings.git_commit:
         settings = settings.model_copy(update={"git_commit": _git_commit()})
     settings = _with_slots_within_cores(settings)
     _require_artifacts(settings.artifacts_dir)
     prepare_environment_of_runners()
     engine = sync_engine(settings, pool_size=settings.slots + _SPARE_CONNECTIONS)
+    broker.install()
     host = this_host(usable_gpus(), settings.git_commit)
     registration = Registration(sync_sessions(engine), settings, host)
+    metrics.serve(settings, lambda: registration.database_away_seconds)
     registration.start()
     app = worker_app(settings, engine, registration, host)
     app.Worker(
@@ -48,6 +53,7 @@ def main() -> None:
         without_mingle=True,
         without_heartbeat=True,
         loglevel="INFO",
+        quiet=True,  # no banner among the events
         optimization="fair",
     ).start()
 
@@ -68,6 +74,7 @@ def _require_artifacts(directory: Path) -> None:
     """End the process where checkpoints could not be written: it would take the lab's jobs and fail them all."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        (directory / ARTIFACTS_MARK).touch()
         with TemporaryFile(dir=directory):
             return
     except OSError as error:

@@ -9,18 +9,22 @@ from threading import Event as Flag
 from typing import Literal, TypeVar
 
 import structlog
-from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
-from models.errors import InitialCheckpointLost
+from models.errors import DiskFull, InitialCheckpointLost
+from models.faults import FaultPoint, fault_point
 from models.pace import GpuUse
+from models.reasons import OUT_OF_MEMORY, RUNNER_DIED, TIME_LIMIT, WORKER_LOST
 from models.result import InitialWeights
 from models.spec import JobSpec
 from worker.attempt import AttemptRecord, AttemptSuperseded
 from worker.kept_checkpoints import KeptCheckpoints
-from worker.messages import RANK_DIED, Assignment, EpochEnded, Event, Failed, Phase, Succeeded
-from worker.queue import WORKER_LOST, Claim
-from worker.runner_process import OUTPUT_LIMIT, RunnerProcess
+from worker.memory_limit import MemoryLimit
+from worker.messages import RANK_DIED, Assignment, CheckpointSkipped, EpochEnded, Event, Failed, Phase, Succeeded
+from worker.metrics import LEASE_LOSSES
+from worker.outage import DATABASE_AWAY, Outage
+from worker.queue import Claim
+from worker.runner_process import RunnerProcess
 from worker.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)
@@ -43,14 +47,13 @@ _STOPPED_FOR: dict[Purpose | None, str] = {
     "preemption": "A job of higher priority needed its slot.",
     None: "The attempt had stopped before the request was taken back.",
 }
+_SEEN: dict[Purpose | None, FaultPoint] = {"cancel": FaultPoint.CANCEL_SEEN, "pause": FaultPoint.PAUSE_SEEN}
+RETRY_SECONDS = 4.0  # at most, between two tries to reach a database that is away
 LOG_SECONDS = 1.0  # output is gathered this long before it is stored as one piece
-RETRY_SECONDS = 0.5  # between two tries to reach a database that is away
-LEASE_MARGIN = 0.15  # the runner is stopped this part of the lease before its end
-RUNNER_DIED = "runner_died"
+LEASE_MARGIN = 0.05  # the runner of a suspended worker ends itself this part of the lease before its end
 _ALONE = "The memory of a GPU that it shared did not suffice. Goes on once more with a GPU of its own."
 
-# What passes by itself. Any other error of the database would come again at each try, under a lease renewed for ever.
-DATABASE_AWAY = (OperationalError, InterfaceError, InternalError)
+_OUTAGE = "outage"  # what a runner is killed for when nobody has renewed its lease for too long
 Answer = TypeVar("Answer")
 
 
@@ -81,6 +84,8 @@ class Supervisor:
         self._stopping = stopping
         self._pending: deque[Event] = deque()
         self._printed = ""
+        self._piece = ""  # of the log, whose recording may have failed: the same is tried again
+        self._database = Outage("database", longest_seconds=min(RETRY_SECONDS, settings.lease_seconds / 4))
         self._outcome: Succeeded | Failed | None = None
         self._asked: Purpose | None = None  # what the runner is to stop for
         self._may_have_left = False  # it was asked at least once
@@ -92,28 +97,45 @@ class Supervisor:
         """Train the job to its end, or until the attempt is no longer ours."""
         with structlog.contextvars.bound_contextvars(job=str(self._claim.job_id), attempt=self._claim.attempt):
             log.info("attempt_started")
+            fault_point(FaultPoint.CLAIMED)
             try:
                 self._begin(claimed_at=time.monotonic())
             except AttemptSuperseded as error:
+                LEASE_LOSSES.inc()
                 log.warning("attempt_superseded", detail=str(error))
+                self._leave_no_strays()
+            except DATABASE_AWAY as error:
+                log.warning("attempt_left", detail=str(error).splitlines()[0])
+
+    def _leave_no_strays(self) -> None:
+        """Remove the checkpoints of this attempt that nobody will ever use: no epoch in the database names them."""
+        try:
+            self._checkpoints.drop_own_but(self._insist(self._record.checkpoint_files))
+        except DATABASE_AWAY as error:  # the next attempt removes what it finds
+            log.warning("checkpoints_left", detail=str(error).splitlines()[0])
 
     def _begin(self, claimed_at: float) -> None:
         try:
             initial = self._insist(self._initial_weights)
-        except InitialCheckpointLost as error:
+        except (InitialCheckpointLost, DiskFull) as error:
             lost = Failed(reason=error.code, message=str(error))
-            self._insist(lambda: self._record.fail(lost.reason, lost.message))
-            log.info("job_failed", reason=lost.reason, detail=lost.message)
+            limit = self._settings.retry_limit
+            self._insist(lambda: self._record.fail(lost.reason, lost.message, retry_limit=limit))
+            log.info("attempt_failed", reason=lost.reason, detail=lost.message)
         else:
-            self._see_through(RunnerProcess(self._context, self._assignment(initial)), claimed_at)
+            cap = MemoryLimit.lower_of(self._spec.resources.memory_gb, self._settings.runner_memory_gb)
+            self._see_through(RunnerProcess(self._context, self._assignment(initial), cap), claimed_at)
 
     def _see_through(self, runner: RunnerProcess, claimed_at: float) -> None:
         try:
             limit = self._spec.resources.time_limit_seconds
             runner.set_deadline("time_limit", claimed_at + limit - self._claim.seconds_used)
-            self._extend_lease(runner, claimed_at)
+            # To start may have taken longer than the lease, as in an outage: to renew it is the first thing to be done.
+            self._extend_lease(runner, time.monotonic())
+            self._next_beat = 0.0
             self._follow(runner)
             self._insist(lambda: self._move_job(runner))
+            self._checkpoints.drop_unrecorded()
         finally:
             runner.end()
 
@@ -148,24 +170,40 @@ class Supervisor:
         return demand.gpu_memory_bytes
 
     def _follow(self, runner: RunnerProcess) -> None:
-        """Record and relay until the runner has ended and everything it said is recorded."""
-        ended = False
-        while not ended or self._pending or self._printed:
+        """Record and relay until the runner has ended and everything it said is recorded.
+
+        While the database is away the runner trains on, and what it says is kept, for up to `outage_seconds`.
+        """
+        while True:
             ended = runner.wait(CONTROL_SECONDS)
             self._pending.extend(runner.take_events())
-            self._printed = (self._printed + runner.take_output())[-OUTPUT_LIMIT:]
-            try:
-                self._record_pending()
-                if ended or time.monotonic() >= self._next_log:
-                    self._record_log()
-                if not ended:
-                    self._beat(runner)
-                    self._relay_requests(runner)
-            except DATABASE_AWAY as error:
-                self._wait_for_database(error)
+            # What comes while this waits to be stored is kept there, the newest of it, with a note of what was dropped.
+            self._printed = self._printed or runner.take_output()
+            if ended and not (self._pending or self._printed or self._piece):
+                return
+            if self._stopping.is_set() and not ended:
+                self._ask_to_stop(runner, "shutdown")  # which needs no database
+            if self._database.is_due:
+                self._visit_database(runner, ended)
+            elif ended:
+                time.sleep(CONTROL_SECONDS)  # no news will come
 
-    def _record_pending(self) -> None:
+    def _visit_database(self, runner: RunnerProcess, ended: bool) -> None:
+        try:
+            self._beat(runner)
+            self._record_pending(runner)
+            if ended or time.monotonic() >= self._next_log:
+                self._record_log()
+            if not ended:
+                self._relay_requests(runner)
+        except DATABASE_AWAY as error:
+            self._database.goes_on(error)
+        else:
+            self._database.is_over()
+
+    def _record_pending(self, runner: RunnerProcess) -> None:
         while self._pending:
+            self._beat(runner)  # after an outage there may be many
             match self._pending[0]:
                 case EpochEnded(metrics=metrics, checkpoint=checkpoint):
                     best = self._record.add_epoch(metrics, checkpoint)
@@ -173,36 +211,49 @@ class Supervisor:
                     log.info("epoch", epoch=metrics.epoch, train_loss=metrics.train_loss)
                 case Phase(message=message):
                     self._record.say(message)
+                case CheckpointSkipped(checkpoint=checkpoint, why=why):
+                    self._record.skip_checkpoint(checkpoint, why)
+                    log.warning("checkpoint_skipped", file=checkpoint.file, epoch=checkpoint.epoch, why=why)
                 case Succeeded() | Failed() as outcome:
                     self._outcome = outcome
             self._pending.popleft()
 
     def _record_log(self) -> None:
-        if self._printed:
-            self._record.add_log(self._printed)
-            self._printed = ""
+        if not self._piece:
+            self._piece, self._printed = self._printed, ""
+        if self._piece:
+            self._record.add_log(self._piece)
+            self._piece = ""
             self._next_log = time.monotonic() + LOG_SECONDS
 
     def _beat(self, runner: RunnerProcess) -> None:
         if time.monotonic() < self._next_beat:
             return
         before = time.monotonic()
+        fault_point(FaultPoint.RENEWAL)
         self._record.renew(self._settings.lease_seconds)
         self._extend_lease(runner, before)
 
     def _extend_lease(self, runner: RunnerProcess, renewed_at: float) -> None:
-        # Counted from before the renewal was sent: the runner stops before the database's lease ends, never after.
-        lease = self._settings.lease_seconds
-        runner.set_lease_end(renewed_at + lease * (1 - LEASE_MARGIN), renewed_at + lease * (1 - LEASE_MARGIN / 3))
+        # Counted from before the renewal was sent: a suspended worker's runner ends before the database's lease does.
+        alone = self._settings.lease_seconds * (1 - LEASE_MARGIN)
+        runner.set_lease_end(renewed_at + alone, alone)
+        runner.set_deadline(_OUTAGE, renewed_at + self._settings.outage_seconds)
         self._next_beat = renewed_at + self._settings.beat_seconds
 
     def _relay_requests(self, runner: RunnerProcess) -> None:
         if time.monotonic() < self._next_control:
             return
         self._next_control = time.monotonic() + CONTROL_SECONDS
-        purpose: Purpose | None = "shutdown" if self._stopping.is_set() else self._record.request()
+        if not self._stopping.is_set():
+            self._ask_to_stop(runner, self._record.request())
+
+    def _ask_to_stop(self, runner: RunnerProcess, purpose: Purpose | None) -> None:
+        """Tell the runner what it is to stop for now, or that it may go on, if that is new."""
         if purpose == self._asked:
             return
+        if purpose in _SEEN:
+            fault_point(_SEEN[purpose])
         log.info("runner_asked_to_stop", purpose=purpose)
         if purpose is None:
             runner.go_on()
@@ -215,11 +266,14 @@ class Supervisor:
         """Do what needs the database, however long that takes to come back."""
         while True:
             try:
-                return act()
+                answer = act()
             except DATABASE_AWAY as error:
                 if self._stopping.is_set():
                     raise  # the lease runs out by itself, and the next worker goes on
-                self._wait_for_database(error)
+                self._stopping.wait(self._database.goes_on(error))
+            else:
+                self._database.is_over()
+                return answer
 
     def _move_job(self, runner: RunnerProcess) -> None:
         """Move the job to where its runner's end leads."""
@@ -233,22 +287,24 @@ class Supervisor:
                 self._record.retry_alone(_ALONE)
                 log.info("out_of_shared_memory", detail=message)
             case Failed(reason=reason, message=message):
-                self._record.fail(reason, message)
-                log.info("job_failed", reason=reason, detail=message)
+                self._record.fail(reason, message, retry_limit=limit)
+                log.info("attempt_failed", reason=reason, detail=message)
             case None if runner.killed_for == "time_limit":
                 seconds = self._spec.resources.time_limit_seconds
-                self._record.fail("time_limit", f"The job ran longer than its limit of {seconds} seconds.")
-            case None if runner.killed_for == "lease":
-                self._record.give_back(WORKER_LOST, "The worker could not renew its lease.", retry_limit=limit)
+                message = f"The job ran longer than its limit of {seconds} seconds."
+                self._record.fail(TIME_LIMIT, message, retry_limit=limit)
+            case None if runner.overrun is not None:
+                self._record.fail(OUT_OF_MEMORY, runner.overrun, retry_limit=limit)
+                log.info("attempt_failed", reason=OUT_OF_MEMORY, detail=runner.overrun)
+            case None if runner.killed_for == _OUTAGE:
+                outage = self._settings.outage_seconds
+                message = f"The worker could not reach the database for {outage:g} seconds."
+                self._record.fail(WORKER_LOST, message, retry_limit=limit)
             case None if self._asked or (self._may_have_left and runner.exit_code == 0):
                 self._record.stop_at_checkpoint(_STOPPED_FOR[self._asked])  # a cancel comes first, in the record
             case None:
                 log.warning("runner_died", exit_code=runner.exit_code)
-                self._record.give_back(RUNNER_DIED, _how_it_died(runner.exit_code), retry_limit=limit)
-
-    def _wait_for_database(self, error: SQLAlchemyError) -> None:
-        log.warning("database_away", detail=str(error).splitlines()[0])
-        time.sleep(RETRY_SECONDS)
+                self._record.fail(RUNNER_DIED, _how_it_died(runner.exit_code), retry_limit=limit)
 
 
 def _how_it_died(exit_code: int | None) -> str:

@@ -15,6 +15,7 @@ from models.job import Epoch, Job
 from models.result import InitialWeights
 from models.scores import Scores
 from models.spec import InitialCheckpoint
+from worker.full_disk import space_for
 from worker.messages import INITIAL_FILE
 
 
@@ -46,7 +47,7 @@ def keep(look: Callable[[], Choice], artifacts: Path, own: Path) -> InitialWeigh
     """Keep the file of what `look` finds in the job's own directory, where nobody else removes it.
 
     `artifacts` holds a directory for each job. While the other job trains, its older checkpoints go: it is looked for
-    again until the file is there, or its row is the same as before. Raises InitialCheckpointLost.
+    again until the file is there, or its row is the same as before. Raises InitialCheckpointLost, or DiskFull.
     """
     choice = look()
     while not _taken(artifacts / str(choice.weights.job) / choice.file, own / INITIAL_FILE):
@@ -60,17 +61,26 @@ def keep(look: Callable[[], Choice], artifacts: Path, own: Path) -> InitialWeigh
 
 def _taken(source: Path, target: Path) -> bool:
     """Give a file a second name, or copy it to another file system; return False where it is not there."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)  # of an attempt that was lost before it was recorded
-    try:
+    with space_for("the initial checkpoint", target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)  # of an attempt that was lost before it was recorded
         try:
-            os.link(source, target)  # a checkpoint is never written to again
+            _link_or_copy(source, target)
         except FileNotFoundError:
-            raise
-        except OSError:
-            aside = target.with_suffix(".part")
+            return False
+    return True
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)  # a checkpoint is never written to again
+    except FileNotFoundError:
+        raise
+    except OSError:
+        aside = target.with_suffix(".part")
+        try:
             shutil.copyfile(source, aside)
             aside.rename(target)
-    except FileNotFoundError:
-        return False
-    return True
+        except OSError:
+            aside.unlink(missing_ok=True)
+            raise

@@ -8,7 +8,7 @@ from uuid import UUID
 import structlog
 from fastapi import Request, Security
 from fastapi.security.http import HTTPBase
-from sqlalchemy import ColumnElement, true
+from sqlalchemy import ColumnElement, and_
 
 from api.access.known_tokens import Grant, TokenRefused
 from api.access.loopback import is_from_this_machine
@@ -46,8 +46,9 @@ class Caller:
             raise NotYours("This belongs to another user; only they or an admin may change it.")
 
     def visible(self) -> ColumnElement[bool]:
-        """Return the SQL condition on `jobs` for what may be read."""
-        return true() if self.may_read_all else Job.user_id == self.user_id
+        """Return the SQL condition on `jobs` for what may be read; of deleted ones there is nothing to be read."""
+        there = Job.deleted_at.is_(None)
+        return there if self.may_read_all else and_(there, Job.user_id == self.user_id)
 
     @property
     def may_read_all(self) -> bool:

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from uuid_utils.compat import uuid7
 
 from api.access.token_text import TokenText
+from api.deadline import within_limit
 from models.user import ANONYMOUS, SCOPES_OF, AuditEntry, Role, Scope, Token, User, access_changed
 
 _FRESH_SECONDS = 60.0  # bounds what a lost notification can do, and how often a use is written
@@ -112,7 +113,7 @@ class KnownTokens:
 
     async def _read(self, token: TokenText) -> _Known | None:
         """Ask the database, and write down that the token was used."""
-        async with self._lookups:
+        async with within_limit(), self._lookups:
             if (known := self._fresh(token.id)) is not None:  # read for another request while this one waited
                 return known
             generation = self._generation
@@ -131,7 +132,7 @@ class KnownTokens:
 
     async def _read_anonymous(self, request_id: str) -> _Known:
         """Ask the database for the user that acts for whoever sends no token; make it at its first use."""
-        async with self._lookups:
+        async with within_limit(), self._lookups:
             generation = self._generation
             async with self._sessions.begin() as session:
                 query = select(User).where(User.name == ANONYMOUS)

@@ -7,21 +7,21 @@ from typing import Any
 # One for all: json.dumps makes a new encoder for each of thousands of values. Not by ==, for which True is 1.
 canonical = json.JSONEncoder(sort_keys=True).encode
 
-# What names a job, or draws its random numbers, and is no choice that is compared.
-_APART = (("name",), ("tags",), ("metadata",), ("training", "seed"))
+# What names a job, draws its random numbers, or says how often it is tried, and is no choice that is compared.
+_APART = (("name",), ("tags",), ("metadata",), ("retry",), ("training", "seed"))
 
 
 def spec_differences(specs: Sequence[Mapping[str, Any]]) -> list[tuple[str, dict[int, Any]]]:
     """Return each dotted path whose value differs, with the values by the index of the spec.
 
-    A spec that has no such field is left out of the values; name, tags, metadata and seed are left out of the paths.
-    Lists of objects are compared place by place (`dataset.features.2`), other lists as wholes.
+    A spec that has no such field is left out of the values; name, tags, metadata, retry and seed are left out of the
+    paths. Lists of objects are compared place by place (`dataset.features.2`), other lists as wholes.
     """
     return list(_differences((), dict(enumerate(map(_without_apart, specs)))))
 
 
 def but_for_the_seed(spec: Mapping[str, Any]) -> str:
-    """Return a text that is equal for the specs of jobs that differ in name, tags, metadata and seed at most."""
+    """Return a text that is equal for the specs of jobs that differ in name, tags, metadata, retry and seed at most."""
     return canonical(_without_apart(spec))
 
 

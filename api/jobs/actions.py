@@ -16,6 +16,7 @@ from api.jobs.routes import JobId
 from api.jobs.schemas import JobView
 from api.openapi import CREATED
 from api.services import Services, ServicesDep, SessionDep
+from models.faults import FaultPoint, fault_point
 from models.job import Job, Status, notification
 from models.merge_patch import merged
 from models.pace import refresh_estimates
@@ -59,6 +60,7 @@ async def pause_job(job_id: JobId, caller: WriterDep, session: SessionDep) -> Jo
     record(session, caller, "job.pause", f"job:{job_id}")
     await session.execute(notification(job_id))
     await session.flush()
+    fault_point(FaultPoint.PAUSE)
     return await queries.job_view(session, caller, job_id)
 
 

@@ -59,6 +59,7 @@ _LEAVES: dict[str, str] = {
     "reason": "jobs.reason",
     "message": "jobs.message",
     "attempt": "jobs.attempt",
+    "retries": "jobs.retries",
     "progress.epoch": "coalesce(scores.last_epoch, 0)",
     "progress.epochs": "jobs.epochs",
     **{name: f"scores.{column.key}" for name, column in score_columns().items()},

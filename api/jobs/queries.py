@@ -24,11 +24,13 @@ from models.scores import Scores
 from models.sweep import Sweep
 from models.user import User
 
+_SPEC = "SELECT user_id, spec FROM jobs WHERE id = %(id)s AND deleted_at IS NULL"
+
 
 async def lock_job(session: AsyncSession, caller: Caller, job_id: UUID) -> Job:
     """Return a job that the caller may change, locked until the transaction ends; raise JobNotFound or NotYours."""
     job = await session.get(Job, job_id, with_for_update=True)
-    if job is None or not caller.may_read(job.user_id):
+    if job is None or job.deleted_at is not None or not caller.may_read(job.user_id):
         raise _not_found(job_id)
     caller.check_may_change(job.user_id)
     return job
@@ -58,7 +60,7 @@ async def unmet(session: AsyncSession, job: Job) -> Sequence[UUID]:
 
 async def spec(connection: Connection, caller: Caller, job_id: UUID) -> dict[str, Any]:
     """Return the spec of a job that the caller may read; raise JobNotFound."""
-    found = await connection.execute("SELECT user_id, spec FROM jobs WHERE id = %(id)s", {"id": job_id})
+    found = await connection.execute(_SPEC, {"id": job_id})
     row = await found.fetchone()
     if row is None or not caller.may_read(row[0]):
         raise _not_found(job_id)
@@ -69,7 +71,7 @@ async def spec(connection: Connection, caller: Caller, job_id: UUID) -> dict[str
 async def require_visible(session: AsyncSession, caller: Caller, job_id: UUID) -> Job:
     """Return a job that the caller may read; raise JobNotFound."""
     job = await session.get(Job, job_id)
-    if job is None or not caller.may_read(job.user_id):
+    if job is None or job.deleted_at is not None or not caller.may_read(job.user_id):
         raise _not_found(job_id)
     return job
 

@@ -3,6 +3,7 @@
 from typing import Annotated
 from uuid import UUID
 
+import structlog
 from fastapi import APIRouter, BackgroundTasks, Depends, Path, Response
 
 from api.access.caller import ReaderDep, WriterDep
@@ -18,6 +19,7 @@ from api.path_ids import uuid_in_path
 from api.recipes.schemas import SubmittedSpec
 from api.services import ReadSessionDep, ServicesDep, SessionDep
 from models.errors import JobNotFound
+from models.faults import FaultPoint, fault_point
 from models.job import notification
 from models.result import Result
 
@@ -31,6 +33,7 @@ async def _job_id(job_id: Annotated[str, Path(json_schema_extra={"format": "uuid
     parsed = uuid_in_path(job_id)
     if parsed is None:
         raise JobNotFound("There is no such job: an id is a UUID.")
+    structlog.contextvars.bind_contextvars(job=str(parsed))
     return parsed
 
 
@@ -132,4 +135,5 @@ async def cancel_job(job_id: JobId, caller: WriterDep, session: SessionDep) -> J
         record(session, caller, "job.cancel", f"job:{job_id}")
         await session.execute(notification(job_id))
         await session.flush()
+        fault_point(FaultPoint.CANCEL)
     return await queries.job_view(session, caller, job_id)

@@ -102,6 +102,7 @@ class JobView(BaseModel):
     reason: str | None
     message: str | None
     attempt: int
+    retries: int = Field(description="Attempts that failed and were followed by another; a person's retry begins anew.")
     progress: Progress
     last: EpochView | None
     best: EpochView | None

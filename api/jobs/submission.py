@@ -102,6 +102,7 @@ async def _store(
         reason=None,
         message=message,
         attempt=0,
+        retries=0,
         progress=Progress(epoch=0, epochs=spec["training"]["epochs"]),
         last=None,
         best=None,

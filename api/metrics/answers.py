@@ -43,22 +43,32 @@ class Body:
 class Answers:
     """What one process keeps; it is never stale: a job that has succeeded is not changed, nor is the body of a tag.
 
-    One that has failed or was cancelled may be tried again, which another process may hear of before this one.
+    One that has failed or was cancelled may be tried again, which another process may hear of before this one. One that
+    is deleted is forgotten as soon as this process hears of it.
     """
 
     def __init__(self) -> None:
         """Keep nothing yet."""
         self._settled: Kept[UUID, Standing] = Kept(_MOST_JOBS)
         self._bodies: Kept[str, Body] = Kept(_MOST_BYTES)
+        self.doubts = 0  # how often something was forgotten: what was read before one of them is not to be remembered
 
     def settled(self, job_id: UUID) -> Standing | None:
         """Return where a job stands that is known to have succeeded."""
         return self._settled.get(job_id)
 
-    def remember(self, standing: Standing) -> None:
-        """Keep where a job stands, if that is for ever."""
-        if standing.settled:
+    def remember(self, standing: Standing, doubts: int) -> None:
+        """Keep where a job stands, if that is for ever; `doubts` is what it was before that was read."""
+        if standing.settled and doubts == self.doubts:
             self._settled.put(standing.job_id, standing, 1)
+
+    def forget(self, job_id: UUID | None) -> None:
+        """Read anew where a job stands, or with None where any does: it may have been deleted."""
+        self.doubts += 1
+        if job_id is None:
+            self._settled = Kept(_MOST_JOBS)
+        else:
+            self._settled.drop(job_id)
 
     def body(self, tag: str) -> Body | None:
         """Return the body with this entity tag."""

@@ -15,7 +15,7 @@ REPLICAS = "replicas"
 NAMES = (*METRICS, REPLICAS)  # what may be asked for, in the order in which it is shown
 
 _STANDING = "jobs.user_id, jobs.status, jobs.attempt, coalesce(scores.revision, 0), scores.last_epoch"
-_OF_JOB = "FROM jobs LEFT JOIN scores ON scores.job_id = jobs.id WHERE jobs.id = %(job)s"
+_OF_JOB = "FROM jobs LEFT JOIN scores ON scores.job_id = jobs.id WHERE jobs.id = %(job)s AND deleted_at IS NULL"
 _AFTER = "epochs.job_id = %(job)s AND epoch > %(after)s"
 _ONLY = "epochs.job_id = %(job)s AND epoch = ANY(%(only)s)"
 

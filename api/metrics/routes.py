@@ -164,9 +164,10 @@ async def _standing(services: Services, caller: Caller, job_id: UUID) -> Standin
     """Return where a job stands, from memory if that is for ever; raise JobNotFound, also where it may not be read."""
     standing = services.answers.settled(job_id)
     if standing is None:
+        doubts = services.answers.doubts
         async with services.statements.connection() as connection:
             standing = await queries.standing(connection, job_id)
-        services.answers.remember(standing)
+        services.answers.remember(standing, doubts)
     if not caller.may_read(standing.owner):
         raise JobNotFound(f"There is no job {job_id}.")
     return standing

@@ -18,7 +18,7 @@ from models.database import database_now
 from models.errors import FieldError, InvalidSpec, SweepNotFound
 from models.job import FINAL, Job, Status, notification
 from models.point_specs import spec_of
-from models.sweep import Sweep, SweepPoint
+from models.sweep import DELETED, Sweep, SweepPoint
 from models.sweep_scores import best_values
 from models.sweep_spec import SweepSpec
 from models.user import User
@@ -106,7 +106,7 @@ async def _points(session: AsyncSession, sweep_id: UUID, plan: SweepSpec) -> lis
                 parameters=point.parameters,
                 job_id=point.job_id,
                 status="refused" if status is None else Status(status),
-                reason="invalid_spec" if status is None else reason,
+                reason=reason if status is not None else "job_deleted" if point.refusal == DELETED else "invalid_spec",
                 message=point.refusal or message,
                 value=value,
                 epoch=epoch,
@@ -117,7 +117,7 @@ async def _points(session: AsyncSession, sweep_id: UUID, plan: SweepSpec) -> lis
 
 async def _jobs_by_status(session: AsyncSession, sweep_ids: Sequence[UUID]) -> dict[UUID, dict[Status, int]]:
     query = select(Sweep.id, Job.status, func.count()).join(Job, Job.sweep_id == Sweep.id)
-    query = query.where(Sweep.id.in_(sweep_ids)).group_by(Sweep.id, Job.status)
+    query = query.where(Sweep.id.in_(sweep_ids), Job.deleted_at.is_(None)).group_by(Sweep.id, Job.status)
     counts: dict[UUID, dict[Status, int]] = defaultdict(dict)
     for sweep_id, status, count in await session.execute(query):
         counts[sweep_id][Status(status)] = count

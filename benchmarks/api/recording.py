@@ -37,12 +37,12 @@ class Recorder:
         """Record an epoch; a good network ends with a high accuracy."""
         values = figures(epoch, good=good)
         metrics = EpochMetrics(epoch=epoch, penalty=0.0, train_seconds=values["seconds"] * 0.8, **values)
-        checkpoint = SavedCheckpoint(epoch=epoch, file=f"epoch-{epoch}.ckpt", sha256=f"{epoch:064x}")
+        checkpoint = SavedCheckpoint(attempt=1, epoch=epoch, file=f"epoch-{epoch}.ckpt", sha256=f"{epoch:064x}")
         self._record.add_epoch(metrics, checkpoint)
 
     def end(self) -> None:
         """End the job, whose epochs stay."""
-        self._record.fail("time_limit", "The time limit is reached.")
+        self._record.fail("time_limit", "The time limit is reached.", retry_limit=0)
 
     def _claim(self) -> Claim:
         with self._sessions.begin() as session:

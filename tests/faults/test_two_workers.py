@@ -1,10 +1,14 @@
 """Two workers on one queue: no job runs twice at once, and none is left over."""
 
+import shutil
 import signal
+from itertools import accumulate
 from typing import Any
 
 import psutil
 import pytest
+
+from harness.invariants import require_invariants
 
 SHORT = {"dataset": {"name": "digits"}, "network": {"name": "mlp", "hidden": [16]}, "training": {"epochs": 2}}
 
@@ -31,6 +35,26 @@ def test_each_of_many_jobs_is_claimed_once(stack: Any) -> None:
     assert [row["n"] for row in counts] == [1] * 24
     workers = stack.rows("SELECT DISTINCT worker FROM attempts WHERE job_id = ANY(%s)", ids)
     assert len(workers) == 2, "both workers took part"
+
+
+def test_each_of_500_jobs_is_claimed_once_and_no_worker_takes_more_than_it_has_slots(stack: Any) -> None:
+    base = stack.submit(SHORT)
+    assert stack.wait_for_end(base)["status"] == "succeeded"
+    shutil.rmtree(stack.stack.artifacts / base)  # what begins with its weights ends at once: claims are all there is
+    spec = SHORT | {"initial_checkpoint": {"job": base}}
+    answer = stack.http.post("/jobs:batch", json={"jobs": [spec] * 500})
+    assert answer.status_code == 201, answer.text
+    ids = [item["job"]["id"] for item in answer.json()["items"]]
+    for job_id in reversed(ids):
+        assert stack.wait_for_end(job_id)["reason"] == "initial_checkpoint_lost"
+    attempts = stack.rows("SELECT * FROM attempts WHERE job_id = ANY(%s)", ids)
+    assert sorted(str(attempt["job_id"]) for attempt in attempts) == sorted(ids), "each was claimed once"
+    for worker in {attempt["worker"] for attempt in attempts}:
+        own = [attempt for attempt in attempts if attempt["worker"] == worker]
+        changes = sorted([(one["started_at"], 1) for one in own] + [(one["ended_at"], -1) for one in own])
+        assert max(accumulate(change for _, change in changes)) <= 2, "never more at once than there are slots"
+    assert len({attempt["worker"] for attempt in attempts}) == 2, "both workers took part"
+    require_invariants(stack, ids)
 
 
 def worker_of(service: Any, job_id: str, attempt: int) -> str:

@@ -10,9 +10,10 @@ import torch
 
 from models.result import EpochMetrics
 from models.spec import JobSpec
+from worker.forkserver import forkserver
 from worker.gpus import usable_gpus
 from worker.messages import Assignment, EpochEnded, Event, Succeeded
-from worker.runner_process import RunnerProcess, forkserver
+from worker.runner_process import RunnerProcess
 
 pytestmark = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there are no two GPUs on this machine")
 

@@ -22,9 +22,9 @@ from models.share import Share
 from models.spec import JobSpec
 from models.user import FIRST_ADMIN, User
 from worker.attempt import LOG_LIMIT, AttemptRecord, AttemptSuperseded
+from worker.forkserver import forkserver
 from worker.messages import Phase, SavedCheckpoint
 from worker.queue import Allocate, Claim, claim_next, expire_leases
-from worker.runner_process import forkserver
 from worker.settings import WorkerSettings
 from worker.supervisor import Supervisor
 
@@ -33,7 +33,7 @@ ON_ONE_GPU = Offer(
     ["default"], free_slots=1, has_gpus=True, idle_gpu_bytes=[GIB], shared_gpu_bytes=GIB, gpus={"GPU-a": GIB}
 )
 SPEC: dict[str, Any] = {"dataset": {"name": "digits"}, "network": {"name": "mlp"}}
-CHECKPOINT = SavedCheckpoint(epoch=1, file="checkpoint-0001-000001.pt", sha256="0" * 64)
+CHECKPOINT = SavedCheckpoint(attempt=1, epoch=1, file="checkpoint-0001-000001.pt", sha256="0" * 64)
 METRICS = EpochMetrics(
     epoch=1,
     train_loss=2.0,
@@ -67,11 +67,11 @@ def sessions(engine: Engine) -> Iterator[sessionmaker[Session]]:
         session.execute(delete(Share))
 
 
-def submit(sessions: sessionmaker[Session], **changes: Any) -> Any:
+def submit(sessions: sessionmaker[Session], owner: str = FIRST_ADMIN, **changes: Any) -> Any:
     spec = JobSpec.model_validate(SPEC | changes).resolved().as_json()
     with sessions.begin() as session:
-        admin = session.scalars(select(User.id).where(User.name == FIRST_ADMIN)).one()
-        job = Job.submit(spec, user_id=admin)
+        user = session.scalars(select(User.id).where(User.name == owner)).one()
+        job = Job.submit(spec, user_id=user)
         session.add(job)
         session.flush()
         return job.id
@@ -101,7 +101,7 @@ def run_out(sessions: sessionmaker[Session], job_id: Any) -> None:
 
 def expire(sessions: sessionmaker[Session]) -> list[Any]:
     with sessions.begin() as session:
-        return list(expire_leases(session, retry_limit=3))
+        return list(expire_leases(session, retry_limit=3, lease_seconds=0))
 
 
 def count(sessions: sessionmaker[Session], table: Any) -> int:
@@ -166,8 +166,23 @@ def test_a_job_that_somebody_is_changing_is_passed_over(sessions: sessionmaker[S
     assert claimed(sessions).job_id == first
 
 
+def test_a_job_that_ended_since_the_line_was_read_is_not_claimed(sessions: sessionmaker[Session]) -> None:
+    job_id = submit(sessions)
+
+    def end_meanwhile(*_: object) -> tuple[str, ...]:
+        with sessions.begin() as other:
+            other.get_one(Job, job_id, with_for_update=True).cancel()
+        return ()
+
+    with sessions.begin() as session:
+        assert claim_next(session, worker="a", offer=ON_CPU, allocate=end_meanwhile, lease_seconds=30) is None
+    assert (job_row(sessions, job_id).status, count(sessions, Attempt)) == ("cancelled", 0)
+
+
 def test_a_claim_waits_for_one_that_is_not_committed(sessions: sessionmaker[Session]) -> None:
-    submit(sessions), submit(sessions)
+    with sessions.begin() as session:
+        session.add(User(name="somebody-else"))  # the row of a user's share is no reason to wait
+    submit(sessions), submit(sessions, "somebody-else")
     with sessions.begin() as session:
         claim_next(session, worker="a", offer=ON_CPU, allocate=first_gpus(ON_CPU), lease_seconds=30)
         with pytest.raises(OperationalError, match="lock timeout"):
@@ -246,8 +261,8 @@ def test_whatever_an_attempt_writes_after_its_lease_is_refused(sessions: session
         lambda: zombie.add_epoch(METRICS, CHECKPOINT),
         lambda: zombie.add_log("still here"),
         lambda: zombie.succeed({"timing": {}}, None),
-        lambda: zombie.fail("runner_error", "still here"),
-        lambda: zombie.give_back("runner_died", "still here", retry_limit=3),
+        lambda: zombie.fail("runner_error", "still here", retry_limit=3),
+        lambda: zombie.fail("runner_died", "still here", retry_limit=3),
         lambda: zombie.stop_at_checkpoint("still here"),
     ]
     for write in writes:
@@ -398,6 +413,12 @@ class Babbler:
 
     def take_output(self) -> str:
         return ""
+
+    def set_deadline(self, purpose: str, moment: float) -> None:
+        pass
+
+    def set_lease_end(self, moment: float, seconds: float) -> None:
+        pass
 
 
 def test_an_error_that_does_not_pass_by_itself_is_not_waited_for(sessions: sessionmaker[Session]) -> None:

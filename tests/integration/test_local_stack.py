@@ -195,6 +195,24 @@ def test_an_external_server_is_used_and_not_started(data_dir: Path, tmp_path: Pa
         assert not (tmp_path / "second" / "postgres").exists()
 
 
+def test_the_servers_run_alone_and_say_where_the_database_is(data_dir: Path) -> None:
+    command = [*COMMAND, "servers", "--data-dir", str(data_dir)]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            url = process.stdout.readline().removeprefix("Postgres is ready at ").strip()
+            with psycopg.connect(url) as connection:
+                assert connection.execute("SELECT count(*) FROM jobs").fetchone() == (0,), "migrated"
+            names = {one.name() for one in _family(process)}
+            assert {"postgres", "valkey-server"} <= names
+            assert not (data_dir / "logs" / "api.log").exists()
+            everything = _family(process)
+        finally:
+            process.terminate()
+    assert process.returncode == 0
+    assert _alive(everything) == []
+
+
 def test_two_workers_run_and_children_can_be_killed_and_started_again(data_dir: Path) -> None:
     with Stack(data_dir, workers=2) as stack:
         assert stack.pid("worker-1") != stack.pid("worker-2")

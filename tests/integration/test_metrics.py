@@ -78,10 +78,10 @@ class Running:
             "seconds": 0.125,
         }
         metrics = EpochMetrics(epoch=epoch, penalty=0.0, train_seconds=0.1, **values | figures)
-        self._record.add_epoch(metrics, SavedCheckpoint(epoch=epoch, file="c.pt", sha256="0" * 64))
+        self._record.add_epoch(metrics, SavedCheckpoint(attempt=1, epoch=epoch, file="c.pt", sha256="0" * 64))
 
     def fail(self) -> None:
-        self._record.fail("made_to_fail", "A test ends it.")
+        self._record.fail("made_to_fail", "A test ends it.", retry_limit=3)
 
 
 @pytest.fixture

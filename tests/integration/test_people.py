@@ -77,7 +77,7 @@ def test_every_route_but_health_and_the_description_is_guarded_and_says_so(servi
             assert [list(scheme) for scheme in operation["security"]] == [["token"]]
             refusals = {"401", "429"} if path == "/me" else {"401", "403", "429"}  # any token may ask who it is
             assert refusals <= operation["responses"].keys(), (path, operation["operationId"])
-    assert open_paths == {"/healthz", "/readyz"}
+    assert open_paths == {"/healthz", "/readyz", "/metrics"}
 
 
 def test_health_needs_no_token_and_an_unknown_route_says_no_more_than_that(service: Any) -> None:

@@ -18,8 +18,8 @@ from models.job import Attempt, Epoch, Job, JobResult, Status
 from models.line import Offer
 from models.spec import JobSpec
 from models.user import FIRST_ADMIN, User
+from worker.forkserver import WarmForkserver, forkserver
 from worker.queue import claim_next
-from worker.runner_process import forkserver, warm_up
 from worker.settings import WorkerSettings
 from worker.supervisor import Supervisor
 
@@ -98,7 +98,7 @@ def other_rank() -> psutil.Process:
 def test_a_job_one_of_whose_ranks_died_goes_on_from_its_checkpoint(
     sessions: sessionmaker[Session], settings: WorkerSettings
 ) -> None:
-    warm_up(forkserver())  # or the lease would begin while torch is imported
+    WarmForkserver(forkserver()).make_ready()  # or the lease would begin while torch is imported
     job_id = submit(sessions)
     first = start_attempt(sessions, settings)
     deadline = time.monotonic() + 120

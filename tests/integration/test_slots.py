@@ -24,12 +24,12 @@ from models.spec import JobSpec
 from models.user import FIRST_ADMIN, User
 from worker import slots
 from worker.allocation import allocate, offer_of
+from worker.forkserver import WarmForkserver, forkserver
 from worker.gpus import Gpu
 from worker.host import this_host
 from worker.messages import Failed
 from worker.queue import Claim, claim_next
 from worker.registration import Registration
-from worker.runner_process import forkserver, warm_up
 from worker.settings import WorkerSettings
 from worker.slots import Slots
 from worker.supervisor import Supervisor
@@ -112,7 +112,7 @@ class PretendedWorker:
 def running_worker(
     sessions: sessionmaker[Session], settings: WorkerSettings, engine: Engine
 ) -> Iterator[PretendedWorker]:
-    warm_up(forkserver())  # the import of torch is not what a test waits for
+    WarmForkserver(forkserver()).make_ready()  # the import of torch is not what a test waits for
     registration = Registration(sessions, settings, this_host(GPUS, None))
     registration.start()
     slots = Slots(settings, engine, GPUS, registration)
@@ -192,14 +192,15 @@ def test_a_worker_that_may_take_no_jobs_claims_none(
 def test_a_worker_whose_runners_cannot_start_yet_tries_again(
     sessions: sessionmaker[Session], settings: WorkerSettings, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failures = iter([EOFError(), OSError("too long a path")])  # as when the process that forks runners is killed
+    failures = iter([EOFError(), OSError("too long a path"), RuntimeError("no thread is to be had")])
+    make_ready = WarmForkserver.make_ready
 
-    def start_late(context: Any) -> None:
+    def make_ready_late(warm: WarmForkserver) -> bool:
         for failure in failures:
             raise failure
-        warm_up(context)
+        return make_ready(warm)
 
-    monkeypatch.setattr(slots, "warm_up", start_late)
+    monkeypatch.setattr(WarmForkserver, "make_ready", make_ready_late)
     often = settings.model_copy(update={"poll_seconds": 0.1})
     with running_worker(sessions, often, engine) as worker:
         worker.reaches(worker.submit(epochs=1), Status.SUCCEEDED)
@@ -235,7 +236,7 @@ class EndedRunner:
     def set_deadline(self, purpose: str, moment: float) -> None:
         pass
 
-    def set_lease_end(self, moment: float, last_moment: float) -> None:
+    def set_lease_end(self, moment: float, seconds: float) -> None:
         pass
 
     def wait(self, seconds: float) -> bool:
@@ -316,7 +317,7 @@ def test_a_job_whose_shared_gpu_has_no_more_memory_is_tried_once_more_with_one_o
     ]
     with sessions() as session:
         attempts = session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.number)).all()
-    assert [one.outcome for one in attempts] == ["out_of_memory", "failed"]
+    assert [one.outcome for one in attempts] == ["out_of_memory", "out_of_memory"]
     assert all(one.ended_at is not None for one in attempts)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 WAITS: dict[str, Any] = {"dataset": {"name": "digits"}, "network": {"name": "mlp"}}
-READS = ["", "/metrics", "/result", "/logs"]
+READS = ["", "/metrics", "/result", "/logs", "/events"]
 
 
 @pytest.fixture(scope="module")

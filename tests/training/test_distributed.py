@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from models.result import EpochMetrics
 from models.spec import JobSpec
 from worker import checkpoints
+from worker.forkserver import forkserver
 from worker.messages import RANK_DIED, Assignment, EpochEnded, Event, Failed, SavedCheckpoint, Succeeded
-from worker.runner_process import RunnerProcess, forkserver
+from worker.runner_process import RunnerProcess
 from worker.training.distributed import MeetingPlace, RankStep, Together, draw_apart
 from worker.training.state import TrainState
 

@@ -226,6 +226,16 @@ def test_only_what_is_recorded_makes_an_older_checkpoint_superfluous(tmp_path: P
     assert files_in(tmp_path) == {checkpoint.file for checkpoint in saved[1:]}
 
 
+def test_a_superfluous_checkpoint_that_cannot_be_removed_costs_the_job_nothing(tmp_path: Path) -> None:
+    kept = KeptCheckpoints(tmp_path, [], attempt=1)
+    saved = [checkpoints.save(tmp_path, {}, attempt=1, epoch=epoch) for epoch in range(1, 5)]
+    (tmp_path / saved[0].file).unlink()
+    (tmp_path / saved[0].file).mkdir()  # as good as a file system that refuses
+    for checkpoint in saved:
+        kept.add(checkpoint)
+    assert files_in(tmp_path) == {saved[0].file, saved[2].file, saved[3].file}
+
+
 def test_the_checkpoint_of_the_best_epoch_stays_until_there_is_a_better_one(tmp_path: Path) -> None:
     kept = KeptCheckpoints(tmp_path, [], attempt=1)
     saved = [checkpoints.save(tmp_path, {}, attempt=1, epoch=epoch) for epoch in range(1, 8)]
@@ -248,6 +258,17 @@ def test_the_next_attempt_removes_what_was_never_recorded_or_never_finished(tmp_
     of_a_later_one = checkpoints.save(tmp_path, {}, attempt=3, epoch=4)
     KeptCheckpoints(tmp_path, recorded, attempt=2)
     assert files_in(tmp_path) == {"plot.png", of_a_later_one.file, *(checkpoint.file for checkpoint in recorded)}
+
+
+def test_what_an_earlier_attempt_writes_after_the_takeover_goes_with_the_next_epoch_that_is_recorded(
+    tmp_path: Path,
+) -> None:
+    recorded = [checkpoints.save(tmp_path, {}, attempt=1, epoch=1)]
+    kept = KeptCheckpoints(tmp_path, recorded, attempt=2)
+    checkpoints.save(tmp_path, {}, attempt=1, epoch=2)
+    newest = checkpoints.save(tmp_path, {}, attempt=2, epoch=2)
+    kept.add(newest)
+    assert files_in(tmp_path) == {recorded[0].file, newest.file}
 
 
 def test_after_a_takeover_the_checkpoint_that_was_used_is_still_there(workplace: Workplace) -> None:

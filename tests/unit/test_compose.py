@@ -131,6 +131,15 @@ def test_what_must_last_is_in_named_volumes() -> None:
     assert SERVICES["worker"]["volumes"] == [artifacts, "datasets:/data/datasets"]
 
 
+def test_what_a_backup_reads_and_a_restore_fills_is_what_the_service_has_mounted() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    assert "docker run" not in page, "the name of a volume is not ours to know"
+    uses = re.findall(r"docker compose (?:exec|run)(?: --?[\w-]+)* (\w+) tar -C (\S+) ", page)
+    assert len(uses) == 2
+    for service, folder in uses:
+        assert "${TRAINYARD_ARTIFACTS:-artifacts}:" + folder in SERVICES[service]["volumes"]
+
+
 @pytest.mark.parametrize("name", sorted(SERVICES))
 def test_no_service_can_gain_privileges(name: str) -> None:
     assert SERVICES[name]["security_opt"] == ["no-new-privileges:true"]

@@ -109,7 +109,7 @@ def test_what_any_request_can_meet_is_documented(operation: Any) -> None:
         assert {"401", "413", "429", "503"} <= statuses
         assert "403" in statuses or operation.path == "/me"
     else:
-        assert operation.path in {"/healthz", "/readyz"}
+        assert operation.path in {"/healthz", "/readyz", "/metrics"}
     if "requestBody" in operation.described:
         assert {"415", "422"} <= statuses
 

@@ -1,10 +1,12 @@
 """Where the networks of two specs first differ."""
 
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
-from models.references import first_difference
+from models.errors import InvalidSpec
+from models.references import Referenced, first_difference, unmet_of
 from models.spec import JobSpec
 
 
@@ -64,3 +66,26 @@ def test_classifiers_of_torchvision_differ_by_their_settings_and_their_data() ->
     assert first_difference(mine, spec(RESNET18, name="cifar100")) == (
         "it maps inputs of (3, 32, 32) to 100 outputs, not (3, 32, 32) to 10."
     )
+
+
+@pytest.mark.parametrize(
+    ("status", "lost", "named_twice", "said"),
+    [
+        ("running", False, False, "has no checkpoint yet; name it in `depends_on`"),
+        ("running", False, True, None),
+        ("succeeded", True, False, "were removed"),
+        ("succeeded", True, True, "were removed"),
+    ],
+)
+def test_weights_that_are_not_there_are_refused_for_what_they_are(
+    status: str, lost: bool, named_twice: bool, said: str | None
+) -> None:
+    source, owner = uuid4(), uuid4()
+    jobs = {source: Referenced(source, owner, status, spec(MLP), has_checkpoint=False, lost_checkpoints=lost)}
+    mine = spec(MLP) | {"initial_checkpoint": {"job": str(source)}, "depends_on": [str(source)] if named_twice else []}
+    if said is None:
+        assert unmet_of(mine, jobs, lambda _: True) == [source]
+        return
+    with pytest.raises(InvalidSpec, match=said) as refused:
+        unmet_of(mine, jobs, lambda _: True)
+    assert ("yet" in str(refused.value)) is not lost

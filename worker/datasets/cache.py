@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
@@ -95,7 +96,11 @@ class Cache:
         for leftover in self.directory.glob(f".tmp-{self.name}-*"):  # of a writer that was killed
             shutil.rmtree(leftover)
         aside = self._aside()
-        _write_entry(aside, self.classes, train, test)
+        try:
+            _write_entry(aside, self.classes, train, test)
+        except OSError:
+            shutil.rmtree(aside, ignore_errors=True)  # of a full disk, others need what it took
+            raise
         for earlier in self.directory.iterdir():
             if re.fullmatch(rf"{self.form}-[0-9a-f]{{16}}", earlier.name):
                 shutil.rmtree(earlier.rename(self._aside()))
@@ -134,8 +139,10 @@ def _write_entry(directory: Path, classes: tuple[str, ...], train: Decoded, test
             f"{split}_digests": sample_digests(decoded.images),
         }
     for part, array in arrays.items():
+        rows = np.ascontiguousarray(array)
         with _synced(directory / f"{part}.npy") as file:
-            np.save(file, array, allow_pickle=False)
+            npy.write_array_header_1_0(file, npy.header_data_from_array_1_0(rows))
+            file.write(rows.data)  # np.save does not say why it could not write
     digests = {part: array_digest(array) for part, array in arrays.items()}
     with _synced(directory / "meta.json") as file:
         file.write(json.dumps({"classes": classes, "sha256": digests}, indent=1).encode())

@@ -11,6 +11,7 @@ from worker.datasets.image_data import ImageData
 from worker.datasets.source import Source
 from worker.datasets.torchvision_files import TorchvisionFiles, download_files, not_placed, place_of, unpack_files
 from worker.datasets.tree import SPLITS, ImageTree
+from worker.full_disk import space_for
 
 Progress = Callable[[int, int], None]
 ImagesSpec = NamedDataset | ImagesDataset
@@ -21,7 +22,7 @@ def load_images(spec: ImagesSpec, *, root: Path, download: bool = True, progress
 
     Where no files of a named data set were placed, torchvision downloads them if `download` allows it. While images
     are decoded, `progress` is called with (images done, images in all). Raises InvalidData, with one sentence that
-    names the file or folder, where the data set cannot be used.
+    names the file or folder, where the data set cannot be used, and DiskFull.
     """
     folder = root / spec.name if isinstance(spec, NamedDataset) else root / "images" / spec.folder
     cache = Cache.of(spec, root / ".cache")
@@ -29,7 +30,7 @@ def load_images(spec: ImagesSpec, *, root: Path, download: bool = True, progress
         source = _find_source(spec, folder)
         if source is not None and (cached := cache.open(source.fingerprint)) is not None:
             return cached
-        with cache.locked():
+        with space_for(f"the data set {cache.name}", root), cache.locked():
             source = _find_source(spec, folder, unpack=True) or _download(spec, folder, allowed=download)
             # Another process may have published it while this one waited for the lock.
             return cache.open(source.fingerprint) or _build(cache, source, spec, folder, progress)

@@ -13,10 +13,11 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from models.errors import InvalidSpec
-from models.job import FINAL, STOPPED_BY_SWEEP, Job, Status, notification
+from models.job import FINAL, Job, Status, notification
 from models.pace import refresh_estimates
 from models.point_specs import named, spec_of
 from models.queue_limit import QueueRoom, room_of
+from models.reasons import STOPPED_BY_SWEEP
 from models.references import REFERENCED, found, referenced_ids, unmet_of
 from models.sweep import Sweep, SweepPoint
 from models.sweep_scores import best_values, curves

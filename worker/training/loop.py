@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.errors import NonFiniteLoss
+from models.faults import FaultPoint, fault_point
 from models.result import EpochMetrics
 from models.training_spec import TrainingSpec
 from worker.training.data import BatchedSplit
@@ -89,6 +90,7 @@ def train_one_epoch(
     figures = []
     with closing(train.parts(state.ranks.own(batches))) as parts:
         for number, part in enumerate(parts):
+            fault_point(FaultPoint.EPOCH)
             figures.append(step(part, rate_of_step(training, epoch, number, len(batches))))
     # Kept on the device and read once, here: a read per step would wait for the device each time.
     losses, penalties, hits = state.ranks.total(torch.stack(figures)).cpu().unbind(1)

@@ -1,0 +1,1 @@
+"""The events of a job over HTTP: every change of its status, and what its attempts did."""

@@ -1,0 +1,243 @@
+"""Runners that hang, leave, shout or hoard: the job ends as it should, and the worker goes on with the next one."""
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from harness.figures import figures_of
+from harness.invariants import require_invariants
+from local.children import Child
+from models.demand import GIB
+from models.job import Status
+from worker.attempt import LOG_LIMIT
+
+MLP: dict[str, Any] = {
+    "dataset": {"name": "digits"},
+    "network": {"name": "mlp", "hidden": [16]},
+    "training": {"epochs": 3, "seed": 4},
+}
+RETRIES = 1
+CAP_GB = 2.0  # of the worker
+LIMIT_GB = 0.75
+WARM_SECONDS = 180  # in which the first runner of a worker has imported torch on a busy machine
+TESTS = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def service(start_service: Any) -> Iterator[Any]:
+    """A stack whose one worker has runners that do what the name of their job says."""
+    service = start_service(workers=0, poll_seconds=0.5, retry_limit=RETRIES, runner_memory_gb=CAP_GB)
+    command = service.stack._python("worker-odd", "harness.odd_worker", grace_seconds=30)
+    environment = command.environment | {"PYTHONPATH": str(TESTS)}
+    child = Child(replace(command, environment=environment), service.data_dir / "logs" / "worker-odd.log")
+    service.odd_worker = psutil.Process(child.pid)
+    try:
+        service.wait_for_end(service.submit(MLP), WARM_SECONDS)
+        yield service
+    finally:
+        child.stop()
+
+
+def odd(name: str, **fields: Any) -> dict[str, Any]:
+    return MLP | {"name": name} | fields
+
+
+def runners(service: Any) -> list[psutil.Process]:
+    return [runner for server in service.odd_worker.children() for runner in server.children()]
+
+
+def attempts(service: Any, job_id: str) -> list[str]:
+    rows = service.rows("SELECT outcome FROM attempts WHERE job_id = %s ORDER BY number", job_id)
+    return [row["outcome"] for row in rows]
+
+
+def log_of(service: Any, job_id: str) -> str:
+    pieces = service.rows("SELECT text FROM log_chunks WHERE job_id = %s ORDER BY id", job_id)
+    return "".join(piece["text"] for piece in pieces)
+
+
+def require_free_and_well(service: Any, job_id: str) -> None:
+    """Hold the invariants, and train a job on the same worker."""
+    deadline = time.monotonic() + 10
+    while living := [one for one in runners(service) if one.status() != psutil.STATUS_ZOMBIE]:
+        assert time.monotonic() < deadline, f"runners are left: {living}"
+        time.sleep(0.05)
+    next_one = service.submit(MLP)
+    assert service.wait_for_end(next_one)["status"] == "succeeded"
+    require_invariants(service, [job_id, next_one])
+
+
+def wait_until_it_hangs(service: Any) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with suppress(psutil.NoSuchProcess):
+            if any(runner.status() == psutil.STATUS_STOPPED for runner in runners(service)):
+                return
+        time.sleep(0.05)
+    raise AssertionError("no runner hangs")
+
+
+def test_a_runner_that_hangs_is_cancelled(service: Any) -> None:
+    job_id = service.submit(odd("hang"))
+    wait_until_it_hangs(service)
+    assert service.http.post(f"/jobs/{job_id}/cancel").json()["status"] == "cancelling"
+    assert service.wait_for_end(job_id)["status"] == "cancelled"
+    assert service.rows("SELECT count(*) AS n FROM epochs WHERE job_id = %s", job_id) == [{"n": 0}]
+    require_free_and_well(service, job_id)
+
+
+def test_a_runner_that_hangs_ends_with_its_time_limit(service: Any) -> None:
+    job_id = service.submit(odd("hang", resources={"time_limit_seconds": 2}))
+    job = service.wait_for_end(job_id)
+    assert (job["status"], job["reason"], attempts(service, job_id)) == ("failed", "time_limit", ["time_limit"])
+    require_free_and_well(service, job_id)
+
+
+def test_a_runner_that_exits_well_without_a_result_is_a_death_and_tried_again_up_to_the_limit(service: Any) -> None:
+    job_id = service.submit(odd("exit_well"))
+    job = service.wait_for_end(job_id)
+    assert (job["status"], job["reason"]) == ("failed", "runner_died")
+    assert "exit code 0 and no result" in job["message"]
+    assert len(attempts(service, job_id)) == 1 + RETRIES
+    require_free_and_well(service, job_id)
+
+
+def test_a_runner_that_prints_a_gibibyte_costs_the_worker_no_memory_and_the_job_nothing(service: Any) -> None:
+    before = service.odd_worker.memory_info().rss
+    job_id = service.submit(odd("print_much"))
+    most = before
+    while service.job(job_id)["status"] not in ("succeeded", "failed"):
+        most = max(most, service.odd_worker.memory_info().rss)
+        time.sleep(0.1)
+    assert service.job(job_id)["status"] == "succeeded", service.job(job_id)
+    assert most - before < 100 * 2**20
+    log = log_of(service, job_id)
+    assert "bytes of output dropped" in log
+    assert log.rstrip().endswith("printed all of it")
+    (kept,) = service.rows("SELECT sum(length(text)) AS size FROM log_chunks WHERE job_id = %s", job_id)
+    assert kept["size"] <= LOG_LIMIT
+    require_free_and_well(service, job_id)
+
+
+def test_a_child_that_a_runner_leaves_behind_goes_with_it_and_holds_nothing_up(service: Any) -> None:
+    job_id = service.submit(odd("leave_child"))
+    assert service.wait_for_end(job_id)["status"] == "succeeded"
+    told = re.search(r"child (\d+)", log_of(service, job_id))
+    assert told is not None
+    assert not psutil.pid_exists(int(told[1])) or psutil.Process(int(told[1])).status() == psutil.STATUS_ZOMBIE
+    require_free_and_well(service, job_id)
+
+
+@pytest.mark.parametrize("name", ["hoard", "hoard_in_child"])
+def test_a_job_beyond_its_memory_limit_fails_with_limit_and_use_and_is_not_tried_again(service: Any, name: str) -> None:
+    job_id = service.submit(odd(name, resources={"memory_gb": LIMIT_GB}))
+    job = service.wait_for_end(job_id)
+    assert (job["status"], job["reason"], attempts(service, job_id)) == ("failed", "out_of_memory", ["out_of_memory"])
+    said = re.fullmatch(r"The job used ([\d.]+) GiB of memory; its limit is 0.75 GiB, by (.*)\.", job["message"])
+    assert said is not None, job["message"]
+    assert LIMIT_GB < float(said[1]) < CAP_GB
+    assert said[2] == "resources.memory_gb"
+    require_free_and_well(service, job_id)
+
+
+def test_what_a_worker_allows_holds_where_a_job_asks_for_more(service: Any) -> None:
+    job_id = service.submit(odd("hoard", resources={"memory_gb": 1_000}))
+    job = service.wait_for_end(job_id)
+    assert (job["status"], job["reason"]) == ("failed", "out_of_memory")
+    assert "its limit is 2 GiB, by the worker's TRAINYARD_RUNNER_MEMORY_GB." in job["message"]
+    require_free_and_well(service, job_id)
+
+
+def test_a_mapped_file_is_no_memory_of_the_job(service: Any) -> None:
+    assert LIMIT_GB * GIB < GIB, "the file alone would be beyond the limit"
+    job_id = service.submit(odd("read_mapped", resources={"memory_gb": LIMIT_GB}))
+    job = service.wait_for_end(job_id)
+    assert job["status"] == "succeeded", job["message"]
+    require_free_and_well(service, job_id)
+
+
+def test_a_loss_that_is_not_finite_ends_the_job_and_keeps_the_epochs_before_it(service: Any) -> None:
+    # The rate rises to what no weights survive: the first epochs are finite.
+    training = {
+        "epochs": 30,
+        "seed": 1,
+        "l2_penalty": 1.0,
+        "optimizer": {"learning_rate": 500.0},
+        "schedule": {"name": "constant", "warmup_epochs": 29},
+        "gradient_clip_norm": None,
+    }
+    job_id = service.submit(MLP | {"training": training})
+    job = service.wait_for_end(job_id)
+    assert (job["status"], job["reason"], attempts(service, job_id)) == (
+        "failed",
+        "non_finite_loss",
+        ["non_finite_loss"],
+    )
+    assert f"epoch {job['progress']['epoch'] + 1}" in job["message"]
+    require_free_and_well(service, job_id)
+
+
+class Table:
+    """A table of a test's own, a job on it, and the cached and the placed file."""
+
+    def __init__(self, service: Any, folder: Path, name: str) -> None:
+        self.file = folder / "tables" / f"{name}.csv"
+        self.file.parent.mkdir(exist_ok=True)
+        rows = [f"{x},{x * x % 17}" for x in range(400)]
+        self.file.write_text("\n".join(["x,y", *rows]) + "\n")
+        self.spec = {
+            "dataset": {"name": "table", "file": self.file.name, "target": "y", "features": ["x"], "validation": 0.2},
+            "network": {"name": "mlp", "hidden": [8], "activation": "tanh"},
+            "training": {"epochs": 300, "seed": 3, "batch_size": 8},
+        }
+        self._service = service
+
+    def half_way(self) -> str:
+        job_id: str = self._service.submit(self.spec)
+        self._service.wait_for_epoch(job_id, 5)
+        assert self._service.job(job_id)["status"] == Status.RUNNING
+        return job_id
+
+
+def test_a_data_file_that_is_removed_meanwhile_costs_a_job_that_has_read_it_nothing(
+    service: Any, digits_cache: Path
+) -> None:
+    table = Table(service, digits_cache, "removed")
+    undisturbed = service.submit(table.spec)
+    assert service.wait_for_end(undisturbed)["status"] == "succeeded"
+    job_id = table.half_way()
+    table.file.unlink()
+    assert service.wait_for_end(job_id)["status"] == "succeeded"
+    require_invariants(service, [job_id], undisturbed=figures_of(service, undisturbed))
+
+
+def test_an_attempt_does_not_go_on_over_other_data_than_it_began_with(service: Any, digits_cache: Path) -> None:
+    table = Table(service, digits_cache, "changed")
+    job_id = table.half_way()
+    table.file.write_text(table.file.read_text().replace("399,", "398.5,"))
+    for runner in runners(service):
+        runner.kill()
+    job = service.wait_for_end(job_id)
+    assert (job["status"], job["reason"]) == ("failed", "invalid_data")
+    assert "has changed since epoch" in job["message"]
+    assert attempts(service, job_id) == ["runner_died", "invalid_data"]
+    require_free_and_well(service, job_id)
+
+
+def test_the_next_attempt_says_that_the_data_file_is_gone(service: Any, digits_cache: Path) -> None:
+    table = Table(service, digits_cache, "gone")
+    job_id = table.half_way()
+    table.file.unlink()
+    for runner in runners(service):
+        runner.kill()
+    job = service.wait_for_end(job_id)
+    assert (job["status"], job["reason"]) == ("failed", "invalid_data")
+    assert "gone.csv" in job["message"]
+    require_free_and_well(service, job_id)

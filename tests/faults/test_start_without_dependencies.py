@@ -1,0 +1,73 @@
+"""Every process started while database and broker are down: it says so in a line, tries on, and then works."""
+
+import time
+from typing import Any
+
+import httpx2
+import pytest
+
+from harness.invariants import require_invariants
+
+pytestmark = pytest.mark.usefixtures("own_servers")
+
+SPEC: dict[str, Any] = {
+    "dataset": {"name": "digits"},
+    "network": {"name": "mlp", "hidden": [16]},
+    "training": {"epochs": 2},
+}
+PROCESSES = ("worker-1", "scheduler", "api")
+SERVERS = ("postgres", "valkey")
+PATIENCE_SECONDS = 240  # on a machine that is busy with other things
+DOWN_SECONDS = 10  # long enough for several tries of each
+
+
+@pytest.fixture(scope="module")
+def without(start_service: Any) -> Any:
+    """A stack whose processes were started while its servers were down, and are given time to complain."""
+    service = start_service(lease_seconds=5, beat_seconds=0.5, sweep_seconds=0.5)
+    for name in (*PROCESSES, *SERVERS):
+        service.stack.kill_child(name)
+    for name in PROCESSES:
+        (service.data_dir / "logs" / f"{name}.log").write_text("")
+        service.stack.start_child(name)
+    time.sleep(DOWN_SECONDS)
+    return service
+
+
+def status_of(service: Any, path: str) -> int:
+    """Ask the API, and wait for it while it starts."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return int(service.http.get(path).status_code)
+        except httpx2.TransportError:
+            assert time.monotonic() < deadline, "the API did not start"
+            time.sleep(0.1)
+
+
+def test_processes_live_and_say_in_one_line_what_they_miss(without: Any) -> None:
+    assert status_of(without, "/healthz") == 200
+    assert status_of(without, "/readyz") == 503
+    refused = without.http.post("/jobs", json=SPEC)
+    assert (refused.status_code, refused.json()["code"]) == (503, "database_unavailable")
+    assert all(without.stack.is_running(name) for name in PROCESSES)
+    said = {"worker-1": "database_away", "scheduler": "database_away", "api": "listening_interrupted"}
+    for name, event in said.items():
+        log = without.log(name)
+        assert "Traceback" not in log, f"{name}:\n{log}"
+        lines = [line for line in log.splitlines() if f"event={event}" in line]
+        assert lines, f"{name} says nothing of {event}:\n{log}"
+        assert "No such file or directory" in lines[0] or "refused" in lines[0], lines[0]
+
+
+def test_they_work_once_the_servers_are_there(without: Any) -> None:
+    for name in SERVERS:
+        without.stack.start_child(name)
+    without.stack.wait_until_ready()
+    without.wait_for_end(without.submit(SPEC), PATIENCE_SECONDS)  # the worker imports torch first
+    job_id = without.submit(SPEC)
+    assert without.wait_for_end(job_id, PATIENCE_SECONDS)["status"] == "succeeded"
+    require_invariants(without, [job_id])
+    for name in PROCESSES:
+        log = without.log(name)
+        assert "Traceback" not in log, f"{name}:\n{log}"

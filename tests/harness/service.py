@@ -1,0 +1,209 @@
+"""A running stack, as a user and as somebody who may look into its database sees it."""
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, cast
+
+import httpx2
+import psutil
+import psycopg
+from psycopg.rows import dict_row
+from sqlalchemy.engine import make_url
+
+from harness.faults import FaultPoints
+from local.children import Child, wait_until
+from local.stack import Stack
+
+FINAL = {"succeeded", "failed", "cancelled"}
+SHARED_MEMORY = Path("/dev/shm")
+
+
+class Service:
+    """A running stack, as a user and as somebody who may look into its database sees it."""
+
+    def __init__(self, stack: Stack, data_dir: Path, faults: FaultPoints | None = None) -> None:
+        self.stack = stack
+        self.data_dir = data_dir
+        self.shared_memory_before = set(SHARED_MEMORY.iterdir()) if SHARED_MEMORY.exists() else set()
+        self.wrong_answers: list[str] = []  # of all clients: server errors that are no problem document
+        self._faults = faults
+        self._clients: list[httpx2.Client] = []
+        self.http = self.client(stack.admin_token)
+
+    @property
+    def faults(self) -> FaultPoints:
+        """The moments at which a process can be held, of a stack that was started with `fault_points`."""
+        assert self._faults is not None, "start the service with fault_points=True"
+        return self._faults
+
+    def client(self, token: str) -> httpx2.Client:
+        """Return a client that sends this token."""
+        return self._client({"Authorization": f"Bearer {token}"})
+
+    def anonymous(self) -> httpx2.Client:
+        """Return a client that sends no token."""
+        return self._client({})
+
+    def new_user(self, name: str, role: str = "member") -> str:
+        """Make a user; return a token of theirs with every scope that the role allows."""
+        assert self.http.post("/users", json={"name": name, "role": role}).status_code == 201
+        scopes = ["read", "write", *(["admin"] if role == "admin" else [])]
+        answer = self.http.post("/tokens", json={"name": "test", "user": name, "scopes": scopes})
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["token"])
+
+    def log(self, name: str) -> str:
+        """Return what a child has logged so far."""
+        return (self.data_dir / "logs" / f"{name}.log").read_text()
+
+    @contextmanager
+    def another_api(self, **settings: object) -> Iterator["OtherApi"]:
+        """Run one more API process on the same database, with settings of its own."""
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        changes = {"port": port} | settings
+        environment = {f"TRAINYARD_{name.upper()}": str(value) for name, value in changes.items()}
+        command = self.stack._python("api", "api")
+        command = replace(command, environment=command.environment | environment)
+        log = self.data_dir / "logs" / f"api-{port}.log"
+        child = Child(command, log)
+        try:
+            api = OtherApi(f"http://127.0.0.1:{port}", child.pid, log)
+            wait_until(api.is_ready, watch=child.check, what="the other API", seconds=60)
+            yield api
+        finally:
+            child.stop()
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.close()
+
+    def _client(self, headers: dict[str, str]) -> httpx2.Client:
+        hooks = {"response": [self._judge]}
+        self._clients.append(
+            httpx2.Client(base_url=self.stack.base_url, headers=headers, timeout=40, trust_env=False, event_hooks=hooks)
+        )
+        return self._clients[-1]
+
+    def _judge(self, answer: httpx2.Response) -> None:
+        """Note a server error other than 503 with a problem document, which is all that a fault may lead to."""
+        if not answer.is_server_error:
+            return
+        answer.read()
+        is_problem = answer.headers.get("content-type", "").startswith("application/problem+json")
+        if answer.status_code != httpx2.codes.SERVICE_UNAVAILABLE or not is_problem:
+            asked = f"{answer.request.method} {answer.request.url.path}"
+            self.wrong_answers.append(f"{asked}: {answer.status_code} {answer.text[:200]}")
+
+    def submit(self, spec: dict[str, Any]) -> str:
+        answer = self.http.post("/jobs", json=spec)
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["id"])
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        view: dict[str, Any] = self.http.get(f"/jobs/{job_id}").json()
+        return view
+
+    def wait_for(self, job_id: str, reached: Callable[[dict[str, Any]], bool], seconds: float = 120) -> dict[str, Any]:
+        """Poll the job until `reached`, for at most `seconds`; the API may be away meanwhile."""
+        deadline = time.monotonic() + seconds
+        view: dict[str, Any] = {}
+        while time.monotonic() < deadline:
+            try:
+                view = self.job(job_id)
+                if "status" in view and reached(view):
+                    return view
+            except httpx2.TransportError as error:
+                view = {"unreachable": str(error)}
+            time.sleep(0.02)
+        raise AssertionError(f"not reached within {seconds} s: {view}")
+
+    def wait_for_end(self, job_id: str, seconds: float = 240) -> dict[str, Any]:
+        return self.wait_for(job_id, lambda view: view["status"] in FINAL, seconds)
+
+    def wait_for_epoch(self, job_id: str, epoch: int) -> dict[str, Any]:
+        return self.wait_for(job_id, lambda view: view["progress"]["epoch"] >= epoch)
+
+    def epochs(self, job_id: str) -> list[dict[str, Any]]:
+        epochs: list[dict[str, Any]] = self.http.get(f"/jobs/{job_id}/metrics").json()["epochs"]
+        return epochs
+
+    def rows(self, query: str, *parameters: object) -> list[dict[str, Any]]:
+        """Ask the database itself."""
+        url = make_url(self.stack.database_url).set(drivername="postgresql").render_as_string(hide_password=False)
+        with psycopg.connect(url, row_factory=dict_row, autocommit=True) as connection:
+            cursor = connection.execute(query.encode(), parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    def now(self) -> datetime:
+        """Return the database's time."""
+        (row,) = self.rows("SELECT clock_timestamp() AS now")
+        return cast(datetime, row["now"])
+
+    def job_row(self, job_id: str) -> dict[str, Any]:
+        """Return a job as the database has it, whether or not the API is there."""
+        (row,) = self.rows("SELECT * FROM jobs WHERE id = %s", job_id)
+        return row
+
+    def runner_pid(self, worker: str = "worker-1", seconds: float = 30) -> int:
+        """Return the process id of the one runner of a worker: a child of its forkserver."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            for runner in self.runners(worker):
+                return int(runner.pid)
+            time.sleep(0.02)
+        raise AssertionError("no runner was started")
+
+    def runners(self, worker: str = "worker-1") -> list[psutil.Process]:
+        """Return the runners of a worker that live: the children of its forkserver."""
+        try:
+            servers = psutil.Process(self.stack.pid(worker)).children()
+            return [runner for server in servers for runner in server.children()]
+        except psutil.NoSuchProcess:
+            return []
+
+    def worker_with(self, pid: int) -> str:
+        """Return the worker that is this process, or whose runner it is."""
+        for name in self.stack.children:
+            if name.startswith("worker") and pid in {self.stack.pid(name), *(one.pid for one in self.runners(name))}:
+                return name
+        raise AssertionError(f"process {pid} is no worker's")
+
+
+class OtherApi:
+    """One more API process."""
+
+    def __init__(self, base_url: str, pid: int, log: Path) -> None:
+        self.base_url = base_url
+        self.pid = pid
+        self._log = log
+
+    def client(self, token: str | None = None, **headers: str) -> httpx2.Client:
+        """Return a client that sends this token, or none; to be closed by a `with`."""
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        return httpx2.Client(base_url=self.base_url, headers=headers, timeout=40, trust_env=False)
+
+    def log(self) -> str:
+        """Return what it has logged so far."""
+        return self._log.read_text()
+
+    def settles(self, client: httpx2.Client, status: int, seconds: float = 5) -> bool:
+        """Return whether `GET /me` comes to this status; a notification needs some milliseconds to another process."""
+        deadline = time.monotonic() + seconds
+        while client.get("/me").status_code != status:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.001)
+        return True
+
+    def is_ready(self) -> bool:
+        try:
+            return httpx2.get(f"{self.base_url}/readyz", timeout=5, trust_env=False).status_code == 200
+        except httpx2.TransportError:
+            return False

@@ -214,9 +214,9 @@ def test_a_worker_outlives_a_database_that_is_away(service: Any, worker: str, lo
     before = show(service, worker)
     pid = service.stack.pid("worker-1")
     reached = service.job(long_job)["progress"]["epoch"]
-    missed = lines(service, "database_away", "worker.registration")
+    missed = lines(service, "database_away", "worker.outage")
     service.stack.kill_child("postgres")
-    while lines(service, "database_away", "worker.registration") == missed:
+    while lines(service, "database_away", "worker.outage") == missed:
         service.stack._children["worker-1"].check()
         time.sleep(0.05)
     service.stack.start_child("postgres")

@@ -14,17 +14,17 @@ class _Channel(redis.Channel):
     """Drops what it cannot read. A wake-up that is lost with it is no loss: scheduler and workers find the job."""
 
     def _brpop_read(self, **options: Any) -> Any:
-        held = self._unfinished()
         try:
             return super()._brpop_read(**options)  # type: ignore[misc]  # the stubs have no private names
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             log.warning("message_dropped", detail=f"{type(error).__name__}: {error}"[:200])
-            for tag in self._unfinished() - held:
-                self.qos.ack(tag)  # it would count as one that is being worked on, and no other would come
+            # It would count as one that is being worked on, and no other would come; there is never more than one.
+            qos: Any = self.qos  # kombu has no public way to ask
+            for tag in list(qos._delivered):  # noqa: SLF001
+                qos.ack(tag)
+            qos._delivered.clear()  # noqa: SLF001
+            qos._dirty.clear()  # noqa: SLF001
             raise Empty from None
-
-    def _unfinished(self) -> set[str]:
-        return set(self.qos._delivered or ())  # noqa: SLF001 - kombu has no other way to ask
 
 
 class Transport(redis.Transport):

@@ -193,14 +193,14 @@ def test_a_worker_whose_runners_cannot_start_yet_tries_again(
     sessions: sessionmaker[Session], settings: WorkerSettings, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failures = iter([EOFError(), OSError("too long a path"), RuntimeError("no thread is to be had")])
-    make_ready = WarmForkserver.make_ready
 
-    def make_ready_late(warm: WarmForkserver) -> bool:
-        for failure in failures:
-            raise failure
-        return make_ready(warm)
+    class Late(WarmForkserver):
+        def make_ready(self) -> bool:
+            for failure in failures:
+                raise failure
+            return super().make_ready()
 
-    monkeypatch.setattr(WarmForkserver, "make_ready", make_ready_late)
+    monkeypatch.setattr(slots, "WarmForkserver", Late)
     often = settings.model_copy(update={"poll_seconds": 0.1})
     with running_worker(sessions, often, engine) as worker:
         worker.reaches(worker.submit(epochs=1), Status.SUCCEEDED)

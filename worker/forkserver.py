@@ -1,6 +1,7 @@
 """The forkserver of a worker: a process that has torch imported and never used CUDA; all runners are its forks."""
 
 import os
+from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
@@ -41,8 +42,9 @@ class WarmForkserver:
 
 
 def _tell_parent(ours: Connection) -> None:
-    """What the first process of a forkserver does."""
-    ours.send(os.getppid())
+    """What the first process of a forkserver does; where the worker was killed meanwhile, nobody listens."""
+    with suppress(BrokenPipeError):
+        ours.send(os.getppid())
 
 
 def _lives(process: psutil.Process) -> bool:

@@ -23,8 +23,8 @@ COPY migrations migrations
 COPY recipes recipes
 COPY api api
 # What the scheduler imports; training stays out.
-COPY worker/__init__.py worker/messages.py worker/outage.py worker/preemption.py worker/queue.py worker/reaper.py \
-     worker/reservations.py worker/resumption.py worker/retention.py worker/scheduler.py worker/settings.py worker/
+COPY worker/__init__.py worker/leases.py worker/outage.py worker/preemption.py worker/reaper.py worker/retention.py \
+     worker/scheduler.py worker/settings.py worker/
 COPY worker/sweeps worker/sweeps
 RUN /venv/bin/python -m compileall -q .
 

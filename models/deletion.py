@@ -7,7 +7,8 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Select, Text, Update, cast, func, or_, select, update
 from sqlalchemy.orm import aliased
 
-from models.job import FINAL, Job, Status, Transition
+from models.job import FINAL, Job, Status
+from models.records import Transition
 from models.sweep import DELETED, Sweep, SweepPoint
 
 _heir = aliased(Job)

@@ -11,8 +11,9 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from models.base import Base, DatabaseTime
 from models.demand import CUDA_CONTEXT_BYTES, PEAK_MARGIN
-from models.job import Attempt, Epoch, Job, Status
+from models.job import Job, Status
 from models.line import enter_line
+from models.records import Attempt, Epoch
 
 CPU = "cpu"
 _MIB = 2**20

@@ -8,7 +8,8 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Float, Integer, Select, cast, func, literal, null, select
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 
-from models.job import Epoch, Job, JobResult
+from models.job import Job
+from models.records import Epoch, JobResult
 from models.sweep_spec import Objective
 
 _INFINITY = literal(float("inf"), Float)

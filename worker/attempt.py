@@ -13,27 +13,19 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from models.errors import TrainyardError
 from models.faults import FaultPoint, fault_point
-from models.job import (
-    LIVE,
-    Epoch,
-    Job,
-    JobResult,
-    LogChunk,
-    Status,
-    Transition,
-    database_now_plus,
-    notification,
-)
+from models.job import LIVE, Job, Status, database_now_plus, notification
 from models.milestone import Reached, Step, reached
 from models.pace import CPU, GpuUse, measured_seconds, record_pace, refresh_estimates
 from models.predictions import Predictions
 from models.reasons import OUT_OF_MEMORY, PREEMPTED
+from models.records import Epoch, JobResult, LogChunk, Transition
 from models.result import EpochMetrics, InitialWeights, essentials
 from models.scores import score_epoch, score_test
 from models.spec import InitialCheckpoint
+from worker.leases import end_attempt, lose_attempt
 from worker.messages import Predicted, SavedCheckpoint
 from worker.metrics import EPOCH_SECONDS, LEASE_RENEWALS
-from worker.queue import Claim, end_attempt, lose_attempt
+from worker.queue import Claim
 from worker.warm_start import Choice, choose, keep
 
 LOG_LIMIT = 1_048_576  # characters of log kept per job, the newest

@@ -14,8 +14,9 @@ from sqlalchemy.orm import Session, aliased
 
 from models.demand import Demand
 from models.forecast import Place, Running, earliest_start
-from models.job import LIVE, Attempt, Job, Status, database_now_plus, notification
+from models.job import LIVE, Job, Status, database_now_plus, notification
 from models.named_queue import NamedQueue
+from models.records import Attempt
 from models.share import Share
 from models.worker import Worker, WorkerState
 

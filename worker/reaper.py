@@ -5,7 +5,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session, sessionmaker
 
-from worker.queue import expire_leases
+from worker.leases import expire_leases
 from worker.settings import WorkerSettings
 
 

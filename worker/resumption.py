@@ -3,7 +3,8 @@
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
-from models.job import Attempt, Epoch, Job
+from models.job import Job
+from models.records import Attempt, Epoch
 from models.scores import Scores
 from worker.messages import CHECKPOINTS_KEPT, SavedCheckpoint
 

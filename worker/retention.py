@@ -13,7 +13,8 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from models.deletion import let_points_go, may_go
 from models.faults import FaultPoint, fault_point
-from models.job import Epoch, Job, notification
+from models.job import Job, notification
+from models.records import Epoch
 from models.user import AuditEntry
 from worker.settings import WorkerSettings
 

@@ -15,12 +15,12 @@ from sqlalchemy.orm import Session
 from models.database import sync_engine, sync_sessions
 from models.idempotency import forget_old_answers
 from models.logs import configure_logs
+from models.named_queue import queues_with_work
 from models.settings import read_settings
 from models.wake import WAKE_TASK, celery_settings
 from models.webhook import forget_old_deliveries
 from worker.outage import DATABASE_NOT_READY, Outage
 from worker.preemption import make_room
-from worker.queue import queues_with_work
 from worker.reaper import Reaper
 from worker.retention import Retention
 from worker.settings import WorkerSettings

@@ -11,7 +11,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from models.errors import InitialCheckpointLost
-from models.job import Epoch, Job
+from models.job import Job
+from models.records import Epoch
 from models.result import InitialWeights
 from models.scores import Scores
 from models.spec import InitialCheckpoint

@@ -14,8 +14,9 @@ from api.comparisons import rows
 from api.comparisons.curves import shown_epochs
 from api.comparisons.schemas import ComparedCurves
 from models.errors import JobNotFound
-from models.job import Epoch, Job, JobResult
+from models.job import Job
 from models.predictions import Predictions
+from models.records import Epoch, JobResult
 from models.scores import METRICS, Scores
 from models.user import User
 

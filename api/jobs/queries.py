@@ -19,7 +19,8 @@ from api.queue.lab import WAITING
 from api.queue.line import Line
 from api.statements import Connection, connection_of
 from models.errors import JobNotFound
-from models.job import Attempt, Dependency, Job, JobResult, LogChunk, Status
+from models.job import Dependency, Job, Status
+from models.records import Attempt, JobResult, LogChunk
 from models.scores import Scores
 from models.sweep import Sweep
 from models.user import User

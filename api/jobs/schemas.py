@@ -6,9 +6,10 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_serializer
 
-from models.job import Epoch, Status
+from models.job import Status
 from models.memory import bytes_at_least
 from models.network import LayerSummary
+from models.records import Epoch
 from models.replicas import ReplicaEpoch
 from models.shapes import only_where_there_is_one
 from models.spec import MAX_TAGS, JobSpec, Priority

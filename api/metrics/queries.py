@@ -8,7 +8,8 @@ from uuid import UUID
 
 from api.statements import Connection
 from models.errors import JobNotFound
-from models.job import FINAL, Epoch, Status
+from models.job import FINAL, Status
+from models.records import Epoch
 from models.scores import METRICS
 
 REPLICAS = "replicas"

@@ -11,8 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.demand import Demand
 from models.forecast import Place, Running, Waiting, wait_reason
-from models.job import LIVE, Attempt, Job, Status
+from models.job import LIVE, Job, Status
 from models.named_queue import NamedQueue
+from models.records import Attempt
 from models.share import Share
 from models.wait_reason import WaitReason
 from models.worker import Worker, WorkerState

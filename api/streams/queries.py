@@ -18,7 +18,8 @@ from api.jobs.schemas import EpochView, LogEntry, TransitionView
 from api.streams.events import Event, Kind
 from api.streams.position import MOST_EPOCHS, Position
 from api.streams.schemas import EndView
-from models.job import FINAL, Epoch, Job, JobResult, LogChunk, Status, Transition
+from models.job import FINAL, Job, Status
+from models.records import Epoch, JobResult, LogChunk, Transition
 
 _DIAGNOSIS = JobResult.body["diagnosis"]
 

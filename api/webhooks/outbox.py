@@ -12,7 +12,8 @@ from sqlalchemy.orm import InstrumentedAttribute, aliased
 
 from api.webhooks.messages import body_of
 from api.webhooks.sending import Outcome
-from models.job import Job, Transition, database_now_plus
+from models.job import Job, database_now_plus
+from models.records import Transition
 from models.user import AuditEntry, User
 from models.webhook import Delivery, DeliveryAttempt, DeliveryStatus, Webhook
 

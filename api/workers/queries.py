@@ -9,7 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from api.access.caller import Caller
 from api.workers.schemas import RunningJob, WorkerDetail, WorkerView
 from models.errors import WorkerNotFound
-from models.job import LIVE, Attempt, Job
+from models.job import LIVE, Job
+from models.records import Attempt
 from models.scores import Scores
 from models.user import User
 from models.worker import Worker, WorkerState

@@ -58,7 +58,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         name="expiry of leases that have run out only",
-        file="worker/queue.py",
+        file="worker/leases.py",
         guard="Job.lease_expires_at < now",
         without="Job.lease_expires_at.is_not(None)",
         tests=[f"{_CLAIMS}::test_a_renewed_lease_is_not_expired_and_one_that_ran_out_is"],
@@ -72,7 +72,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         name="rows of lost leases are locked",
-        file="worker/queue.py",
+        file="worker/leases.py",
         guard="        .with_for_update(skip_locked=True)\n    ).all()\n    if in_touch",
         without="    ).all()\n    if in_touch",
         tests=[
@@ -81,7 +81,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         name="time to report after the server's restart",
-        file="worker/queue.py",
+        file="worker/leases.py",
         guard="        .where(now > func.pg_postmaster_start_time() + lease)\n",
         without="",
         tests=[
@@ -90,7 +90,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         name="a reaper that was cut off itself waits",
-        file="worker/queue.py",
+        file="worker/leases.py",
         guard="    if in_touch_seconds() < lease_seconds:\n        return []\n",
         without="",
         tests=[

@@ -13,8 +13,9 @@ from sqlalchemy.orm import Session, sessionmaker
 from local.stack import Stack
 from models.database import sync_engine, sync_sessions
 from models.demand import GIB
-from models.job import Attempt, Epoch, Job, JobResult, LogChunk, Status, Transition, notification
+from models.job import Job, Status, notification
 from models.line import Offer
+from models.records import Attempt, Epoch, JobResult, LogChunk, Transition
 from models.result import EpochMetrics
 from models.scores import Scores
 from models.settings import Settings
@@ -23,8 +24,9 @@ from models.spec import JobSpec
 from models.user import FIRST_ADMIN, User
 from worker.attempt import LOG_LIMIT, AttemptRecord, AttemptSuperseded
 from worker.forkserver import forkserver
+from worker.leases import expire_leases
 from worker.messages import Phase, SavedCheckpoint
-from worker.queue import Allocate, Claim, claim_next, expire_leases
+from worker.queue import Allocate, Claim, claim_next
 from worker.settings import WorkerSettings
 from worker.supervisor import Supervisor
 

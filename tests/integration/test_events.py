@@ -14,8 +14,9 @@ from models.faults import FaultPoint
 from models.line import Offer
 from models.result import EpochMetrics
 from worker.attempt import AttemptRecord
+from worker.leases import expire_leases
 from worker.messages import SavedCheckpoint
-from worker.queue import claim_next, expire_leases
+from worker.queue import claim_next
 
 EPOCHS = 3
 SPEC = {"dataset": {"name": "digits"}, "network": {"name": "mlp", "hidden": [8]}, "training": {"epochs": EPOCHS}}

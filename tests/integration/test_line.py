@@ -20,15 +20,17 @@ from local.stack import Stack
 from models.database import sync_engine, sync_sessions
 from models.demand import GIB, Demand
 from models.forecast import Running
-from models.job import Attempt, Job
+from models.job import Job
 from models.line import Offer, Passing, enter_line, fits, head_of_line, waiting_line
 from models.named_queue import NamedQueue
+from models.records import Attempt
 from models.settings import Settings, queue_rules
 from models.share import Share
 from models.spec import JobSpec
 from models.user import User
 from models.worker import Worker
-from worker.queue import Claim, claim_next, end_attempt
+from worker.leases import end_attempt
+from worker.queue import Claim, claim_next
 
 SPEC: dict[str, Any] = {"dataset": {"name": "digits"}, "network": {"name": "mlp"}}
 CPU = Offer(["default"], free_slots=1)

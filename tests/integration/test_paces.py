@@ -11,8 +11,9 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from models.database import sync_sessions
 from models.demand import GIB
-from models.job import Attempt, Epoch, Job, Status
+from models.job import Job, Status
 from models.pace import GpuUse, Pace, measured_seconds, record_pace, refresh_estimates
+from models.records import Attempt, Epoch
 from models.spec import JobSpec
 from models.user import FIRST_ADMIN, User
 from models.worker import Worker

@@ -27,7 +27,8 @@ from models.spec import JobSpec
 from models.user import User
 from models.worker import Worker
 from worker.allocation import allocate, offer_of
-from worker.queue import Claim, claim_next, end_attempt
+from worker.leases import end_attempt
+from worker.queue import Claim, claim_next
 
 # A virtual hour is so many seconds that those of the test itself, which the database's clock adds, do not count.
 HOUR = 1_000_000.0

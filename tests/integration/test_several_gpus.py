@@ -14,8 +14,9 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from models.database import sync_sessions
 from models.demand import GIB
-from models.job import Attempt, Epoch, Job, JobResult, Status
+from models.job import Job, Status
 from models.line import Offer
+from models.records import Attempt, Epoch, JobResult
 from models.spec import JobSpec
 from models.user import FIRST_ADMIN, User
 from worker.forkserver import WarmForkserver, forkserver

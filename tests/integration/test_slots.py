@@ -17,8 +17,9 @@ from local.stack import Stack
 from models.database import sync_engine, sync_sessions
 from models.demand import GIB
 from models.forecast import Place
-from models.job import Attempt, Job, Status, Transition
+from models.job import Job, Status
 from models.pace import Pace
+from models.records import Attempt, Transition
 from models.settings import Settings
 from models.spec import JobSpec
 from models.user import FIRST_ADMIN, User

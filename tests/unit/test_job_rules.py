@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy import inspect
 
 from models.errors import IllegalMove
-from models.job import FINAL, LIVE, MOVES, Job, Status, Transition, waits_for
+from models.job import FINAL, LIVE, MOVES, Job, Status, waits_for
+from models.records import Transition
 from models.spec import JobSpec
 
 OWNER = UUID("01a1fc05-96f8-74b8-9c20-173cf1283400")

@@ -108,12 +108,13 @@ class Passing:
 
 @dataclass(frozen=True)
 class Head:
-    """The job that is first in line, the worker that is held for it, and whether any is held for another job."""
+    """The job that is first in line, with the worker that is held for it and the seconds until it is to start there."""
 
     id: UUID
     demand: Demand
     reserved_by: str | None
-    others_reserved: bool
+    starts_in: float | None  # None: nobody knows, or it has no reservation
+    others_reserved: bool  # whether a worker is held for another job
 
 
 def enter_line(session: Session) -> None:
@@ -155,7 +156,7 @@ def head_of_line(
     if row is None:
         return None
     demand = Demand(row.device, row.gpus, row.gpu_memory_bytes, row.exclusive)
-    return Head(row.id, demand, row.reserved_by, row.others_reserved)
+    return Head(row.id, demand, row.reserved_by, row.starts_in, row.others_reserved)
 
 
 def waiting_line(rules: QueueRules, *, ahead_seconds: float = 0.0) -> Select[tuple[UUID, UUID, int, int, float, str]]:

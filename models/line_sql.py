@@ -9,10 +9,12 @@ from models.share import DECAY, DEFAULT_WEIGHT, NOW
 _UNKNOWN_SECONDS = 600
 _NEAR = 8  # jobs of each user that are looked at before their line is searched kind by kind
 
-# A plan made once serves every claim. Compiling it, or parallel workers, would take longer than running it.
+# A plan made once serves every claim, also one made while a table was still empty: by the indexes alone, therefore.
+# Compiling it, or parallel workers, would take longer than running it.
 ENTER = text(
-    "SELECT set_config('plan_cache_mode', 'force_generic_plan', true), set_config('jit', 'off', true), "
-    "set_config('max_parallel_workers_per_gather', '0', true), pg_advisory_xact_lock(:lock)"
+    "SELECT set_config('plan_cache_mode', 'force_generic_plan', true), set_config('enable_seqscan', 'off', true), "
+    "set_config('jit', 'off', true), set_config('max_parallel_workers_per_gather', '0', true), "
+    "pg_advisory_xact_lock(:lock)"
 )
 
 _RUNNING = ", ".join(f"'{status}'" for status in sorted(LIVE))
@@ -24,10 +26,11 @@ _SECONDS = f"coalesce(estimated_seconds, {_UNKNOWN_SECONDS})"
 def _age(on_cpu: str) -> str:
     """Return the SQL of the points that a job has for the time in which its user was not served on such a device."""
     served = f"CASE WHEN {on_cpu} THEN cpu_served_at ELSE served_at END"
-    return f"floor(greatest(extract(epoch FROM {NOW} - greatest(queued_at, {served})), 0) / :ageing)"
+    return f"floor(greatest(date_part('epoch', {NOW} - greatest(queued_at, {served})), 0) / :ageing)"
 
 
-# Each user's charges and limits; what runs are few jobs.
+# Each user's charges and limits; what runs are few jobs, whose attempts are looked up one by one however few there were
+# when the plan was made.
 _STANDINGS = f"""
     standings AS MATERIALIZED (
         SELECT users.id AS user_id, coalesce(weight, {DEFAULT_WEIGHT}) AS weight, served_at, cpu_served_at,
@@ -39,9 +42,10 @@ _STANDINGS = f"""
                 sum(cardinality(taken) * seconds) AS gpu_charge,
                 sum(seconds) FILTER (WHERE cardinality(taken) = 0) AS cpu_charge
             FROM (
-                SELECT user_id, attempts.gpus AS taken,
-                    greatest(extract(epoch FROM {NOW} - started_at), {_SECONDS}) AS seconds
-                FROM jobs JOIN attempts ON job_id = jobs.id AND number = attempt
+                SELECT user_id, taken, greatest(date_part('epoch', {NOW} - started_at), {_SECONDS}) AS seconds
+                FROM jobs CROSS JOIN LATERAL (
+                    SELECT gpus AS taken, started_at FROM attempts WHERE job_id = jobs.id AND number = attempt LIMIT 1
+                ) AS newest
                 WHERE status IN ({_RUNNING})
             ) AS runs GROUP BY user_id
         ) AS live ON live.user_id = users.id
@@ -72,7 +76,7 @@ _FITS = f"""
 _KIND = f"queue, device, gpus, ({TAKES_WHOLE_GPUS}) AS whole"
 _NEXT_KIND = f"ORDER BY device, gpus, ({TAKES_WHOLE_GPUS}) LIMIT 1"
 _SHOWN = f"""
-    id, priority, queued_at, device, gpus, gpu_memory_bytes, exclusive, reserved_by, {_ON_CPU} AS on_cpu
+    id, priority, queued_at, device, gpus, gpu_memory_bytes, exclusive, reserved_by, reserved_for, {_ON_CPU} AS on_cpu
 """
 
 # The head of each user's line is found by looking at its first jobs, for most often one of them fits; else by one look
@@ -101,7 +105,7 @@ HEAD = text(f"""
             ELSE :gpu_seconds > 0 AND :shared_bytes > 0 OR :beside_shared_bytes > 0
         END
     )
-    SELECT head.*, EXISTS (
+    SELECT head.*, date_part('epoch', reserved_for - clock_timestamp()) AS starts_in, EXISTS (
         SELECT FROM jobs WHERE reserved_by IS NOT NULL AND id <> head.id
     ) AS others_reserved
     FROM standings CROSS JOIN LATERAL (

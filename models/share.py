@@ -15,7 +15,7 @@ LEAST_WEIGHT = 0.001  # what was used is divided by it: less would lead beyond a
 # The moment that a statement of the queue goes by: the database's, or for a simulation so many seconds ahead of it.
 NOW = "(statement_timestamp() + make_interval(secs => :ahead))"
 # How much of what was used at `as_of` still counts. After a hundred half-lives nothing does, and a power would fail.
-DECAY = f"power(2, -least(greatest(extract(epoch FROM {NOW} - shares.as_of) / :half_life, 0), 100))"
+DECAY = f"power(2, -least(greatest(date_part('epoch', {NOW} - shares.as_of) / :half_life, 0), 100))"
 
 
 class Share(Base):

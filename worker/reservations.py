@@ -38,13 +38,21 @@ def reserve(session: Session, worker: str, head: Head, starts_in: float | None, 
     """Hold a worker for this job alone, which is expected to start in so many seconds (None: nobody knows)."""
     if head.others_reserved:
         drop_reservations(session, worker, but=head)
-    starts_at = None if starts_in is None else starts_in + ahead_seconds
-    session.execute(_RESERVE, {"job_id": head.id, "worker": worker, "starts_in": starts_at})
+    starts_in = None if starts_in is None else starts_in + ahead_seconds
+    if not _is_held(head, worker, starts_in):
+        session.execute(_RESERVE, {"job_id": head.id, "worker": worker, "starts_in": starts_in})
 
 
 def drop_reservations(session: Session, worker: str, *, but: Head | None = None) -> None:
     """Let go of all other jobs that this worker is held for, or one that is gone or takes no more jobs."""
     session.execute(_DROP, {"worker": worker, "kept": but.id if but is not None else None})
+
+
+def _is_held(head: Head, worker: str, starts_in: float | None) -> bool:
+    """Tell whether all of that is known: not each time a worker looks for work is worth a new version of the row."""
+    if head.reserved_by != worker or head.starts_in is None or starts_in is None:
+        return head.reserved_by == worker and head.starts_in is starts_in
+    return abs(head.starts_in - starts_in) <= TOLERANCE_SECONDS
 
 
 # Rows that somebody else is writing to are left alone: a claim must not wait for them, and the next one comes soon.
@@ -57,16 +65,7 @@ _RESERVED_ELSEWHERE = select(Job.id, Job.device, Job.gpus, Job.gpu_memory_bytes,
 _STARTS_AT = func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, bindparam("starts_in", type_=Float))
 _first = (
     select(Job.id)
-    .where(
-        Job.id == bindparam("job_id"),
-        Job.status == Status.QUEUED,
-        # Not each time a worker looks for work is worth a new version of the row.
-        or_(
-            Job.reserved_by.is_distinct_from(_WORKER),
-            Job.reserved_for.is_(None) != _STARTS_AT.is_(None),
-            func.abs(func.extract("epoch", Job.reserved_for - _STARTS_AT)) > TOLERANCE_SECONDS,
-        ),
-    )
+    .where(Job.id == bindparam("job_id"), Job.status == Status.QUEUED)
     .with_for_update(skip_locked=True, of=Job)
     .cte("first")
 )

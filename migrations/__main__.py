@@ -13,18 +13,28 @@ _PAUSE_SECONDS = 3.0  # in which those pass who waited behind it
 
 
 def upgrade() -> None:
-    """Migrate, in one transaction, as soon as no table is held by others; end the process where one always is."""
+    """Migrate, in one transaction, as soon as the database answers and no table of it is held by others.
+
+    Ends the process, with what was in the way last, where that does not come about.
+    """
+    obstacle = ""
     for _ in range(_TRIES):
         try:
             command.upgrade(config(), "head")
         except OperationalError as error:
-            if not isinstance(error.orig, LockNotAvailable):
-                raise
-            print(f"migrations: a table was in use for {LOCK_SECONDS} s; tries again", flush=True)
+            obstacle = _obstacle(error)
+            print(f"migrations: {obstacle}; tries again", flush=True)
             time.sleep(_PAUSE_SECONDS)
         else:
             return
-    raise SystemExit(f"migrations: a table was in use at each of {_TRIES} tries; end what holds it, and start again")
+    raise SystemExit(f"migrations: given up after {_TRIES} tries: {obstacle}; mend that, and start again")
+
+
+def _obstacle(error: OperationalError) -> str:
+    """Say in a line what a try failed for."""
+    if isinstance(error.orig, LockNotAvailable):
+        return f"a table was in use for {LOCK_SECONDS} s"
+    return str(error.orig).splitlines()[0]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Every process started while database and broker are down: it says so in a line, tries on, and then works."""
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import httpx2
@@ -22,16 +23,19 @@ DOWN_SECONDS = 10  # long enough for several tries of each
 
 
 @pytest.fixture(scope="module")
-def without(start_service: Any) -> Any:
+def without(start_service: Any) -> Iterator[Any]:
     """A stack whose processes were started while its servers were down, and are given time to complain."""
     service = start_service(lease_seconds=5, beat_seconds=0.5, sweep_seconds=0.5)
     for name in (*PROCESSES, *SERVERS):
         service.stack.kill_child(name)
+    service.migration = service.start_migrations()
     for name in PROCESSES:
         (service.data_dir / "logs" / f"{name}.log").write_text("")
         service.stack.start_child(name)
     time.sleep(DOWN_SECONDS)
-    return service
+    yield service
+    service.migration.kill()
+    service.migration.communicate()
 
 
 def status_of(service: Any, path: str) -> int:
@@ -58,11 +62,16 @@ def test_processes_live_and_say_in_one_line_what_they_miss(without: Any) -> None
         lines = [line for line in log.splitlines() if f"event={event}" in line]
         assert lines, f"{name} says nothing of {event}:\n{log}"
         assert "No such file or directory" in lines[0] or "refused" in lines[0], lines[0]
+    line = without.migration.stdout.readline()
+    assert line.startswith("migrations: connection is bad"), line
+    assert line.endswith("tries again\n"), line
+    assert without.migration.poll() is None
 
 
 def test_they_work_once_the_servers_are_there(without: Any) -> None:
     for name in SERVERS:
         without.stack.start_child(name)
+    assert without.migration.wait(PATIENCE_SECONDS) == 0, without.migration.stdout.read()
     without.stack.wait_until_ready()
     without.wait_for_end(without.submit(SPEC), PATIENCE_SECONDS)  # the worker imports torch first
     job_id = without.submit(SPEC)

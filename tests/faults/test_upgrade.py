@@ -2,7 +2,6 @@
 
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,18 +51,6 @@ def old_service(start_service: Any, code_before: Path) -> Any:
     return start_service(slots=2, poll_seconds=0.5, overrides_of=earlier)
 
 
-def migrate(service: Any) -> subprocess.Popen[str]:
-    """Start the migrations of this version."""
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "migrations"],
-        env={"DATABASE_URL": service.stack.database_url, "TRAINYARD_ENVIRONMENT": "development"},
-        cwd=service.data_dir,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
 def revision(service: Any) -> str:
     (row,) = service.rows("SELECT version_num FROM alembic_version")
     return str(row["version_num"])
@@ -92,7 +79,7 @@ def test_workers_of_the_version_before_go_on_while_the_schema_moves(old_service:
     running = service.submit(SPEC | {"training": {"epochs": 100_000, "seed": 5}})
     reached(service, running, 3)
 
-    migration = migrate(service)
+    migration = service.start_migrations()
     output, _ = migration.communicate(timeout=LONG)
     assert migration.returncode == 0, output
     assert revision(service) == head()
@@ -130,7 +117,7 @@ def test_a_migration_that_has_to_wait_for_a_table_lets_the_others_pass(
     url = service.stack.database_url.replace("+psycopg", "")
     with psycopg.connect(url) as reader:
         reader.execute("SELECT count(*) FROM jobs")  # and its transaction stays open
-        migration = migrate(service)
+        migration = service.start_migrations()
         assert migration.stdout is not None
         line = migration.stdout.readline()
         assert "tries again" in line, line + migration.stdout.read()

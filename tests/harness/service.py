@@ -1,6 +1,8 @@
 """A running stack, as a user and as somebody who may look into its database sees it."""
 
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -78,6 +80,17 @@ class Service:
             yield api
         finally:
             child.stop()
+
+    def start_migrations(self) -> subprocess.Popen[str]:
+        """Start the migrations of this code, as an upgrade does; what they say can be read."""
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "migrations"],
+            env={"DATABASE_URL": self.stack.database_url, "TRAINYARD_ENVIRONMENT": "development"},
+            cwd=self.data_dir,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
 
     def close(self) -> None:
         for client in self._clients:

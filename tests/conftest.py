@@ -18,8 +18,6 @@ from harness.faults import FaultPoints
 from harness.service import Service
 from local.stack import Stack
 
-DIGITS_MLP: dict[str, Any] = {"dataset": {"name": "digits"}, "network": {"name": "mlp"}}
-
 
 class External(BaseSettings):
     """Servers named in the environment; each test stack then gets a database and a key prefix of its own there."""

@@ -20,19 +20,26 @@ from sqlalchemy.engine import make_url
 from harness.faults import FaultPoints
 from local.children import Child, wait_until
 from local.stack import Stack
+from models.database import sync_engine, sync_sessions
+from models.settings import Settings
 
 FINAL = {"succeeded", "failed", "cancelled"}
 SHARED_MEMORY = Path("/dev/shm")
 
 
 class Service:
-    """A running stack, as a user and as somebody who may look into its database sees it."""
+    """A running stack, as a user and as somebody who may look into its database sees it.
+
+    `engine` and `sessions` are a worker's, for what a test does in a worker's or the scheduler's place.
+    """
 
     def __init__(self, stack: Stack, data_dir: Path, faults: FaultPoints | None = None) -> None:
         self.stack = stack
         self.data_dir = data_dir
         self.shared_memory_before = set(SHARED_MEMORY.iterdir()) if SHARED_MEMORY.exists() else set()
         self.wrong_answers: list[str] = []  # of all clients: server errors that are no problem document
+        self.engine = sync_engine(Settings(environment="development", database_url=stack.database_url), pool_size=10)
+        self.sessions = sync_sessions(self.engine)
         self._faults = faults
         self._clients: list[httpx2.Client] = []
         self.http = self.client(stack.admin_token)
@@ -95,6 +102,7 @@ class Service:
     def close(self) -> None:
         for client in self._clients:
             client.close()
+        self.engine.dispose()
 
     def _client(self, headers: dict[str, str]) -> httpx2.Client:
         hooks = {"response": [self._judge]}

@@ -4,98 +4,60 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from uuid import UUID
 
 import pytest
-from sqlalchemy import Engine, create_engine, delete, func, select, update
+from sqlalchemy import Engine, create_engine, func, select, update
 from sqlalchemy.exc import DataError, InternalError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from local.stack import Stack
+from harness.jobs import (
+    CHECKPOINT,
+    DIGITS_MLP,
+    ON_CPU,
+    add_job,
+    claim,
+    claimed,
+    first_gpus,
+    job_row,
+    supervisor_of,
+    trained,
+)
+from harness.service import Service
 from models.database import sync_engine, sync_sessions
 from models.demand import GIB
 from models.job import Job, Status, notification
 from models.line import Offer
 from models.records import Attempt, Epoch, JobResult, LogChunk, Transition
-from models.result import EpochMetrics
 from models.scores import Scores
 from models.settings import Settings
 from models.share import Share
-from models.spec import JobSpec
-from models.user import FIRST_ADMIN, User
+from models.user import User
 from worker.attempt import LOG_LIMIT, AttemptRecord, AttemptSuperseded
-from worker.forkserver import forkserver
 from worker.leases import expire_leases
-from worker.messages import Phase, SavedCheckpoint
-from worker.queue import Allocate, Claim, claim_next
+from worker.messages import Phase
+from worker.queue import claim_next
 from worker.settings import WorkerSettings
-from worker.supervisor import Supervisor
 
-ON_CPU = Offer(["default"], free_slots=1)
 ON_ONE_GPU = Offer(
     ["default"], free_slots=1, has_gpus=True, idle_gpu_bytes=[GIB], shared_gpu_bytes=GIB, gpus={"GPU-a": GIB}
-)
-SPEC: dict[str, Any] = {"dataset": {"name": "digits"}, "network": {"name": "mlp"}}
-CHECKPOINT = SavedCheckpoint(attempt=1, epoch=1, file="checkpoint-0001-000001.pt", sha256="0" * 64)
-METRICS = EpochMetrics(
-    epoch=1,
-    train_loss=2.0,
-    train_accuracy=0.25,
-    validation_loss=1.5,
-    validation_accuracy=0.5,
-    learning_rate=0.01,
-    penalty=0.0,
-    seconds=1.0,
-    train_seconds=0.75,
 )
 
 
 @pytest.fixture(scope="module")
-def engine(start_service: Any) -> Iterator[Engine]:
-    """A migrated database that nothing else uses."""
-    stack: Stack = start_service(workers=0).stack
-    stack.kill_child("scheduler")
+def engine(own_database: Service) -> Iterator[Engine]:
     # A claim or a reaper that waits for a locked row fails here, where it would hang.
-    engine = create_engine(stack.database_url, connect_args={"options": "-c lock_timeout=2000"})
+    engine = create_engine(own_database.stack.database_url, connect_args={"options": "-c lock_timeout=2000"})
     yield engine
     engine.dispose()
 
 
-@pytest.fixture
-def sessions(engine: Engine) -> Iterator[sessionmaker[Session]]:
-    sessions = sync_sessions(engine)
-    yield sessions
+def submit(sessions: sessionmaker[Session], **changes: Any) -> UUID:
     with sessions.begin() as session:
-        session.execute(delete(Job))
-        session.execute(delete(Share))
+        return add_job(session, DIGITS_MLP | changes).id
 
 
-def submit(sessions: sessionmaker[Session], owner: str = FIRST_ADMIN, **changes: Any) -> Any:
-    spec = JobSpec.model_validate(SPEC | changes).resolved().as_json()
-    with sessions.begin() as session:
-        user = session.scalars(select(User.id).where(User.name == owner)).one()
-        job = Job.submit(spec, user_id=user)
-        session.add(job)
-        session.flush()
-        return job.id
-
-
-def claim(sessions: sessionmaker[Session], worker: str = "a", offer: Offer = ON_CPU) -> Claim | None:
-    with sessions.begin() as session:
-        return claim_next(session, worker=worker, offer=offer, allocate=first_gpus(offer), lease_seconds=30)
-
-
-def first_gpus(offer: Offer) -> Allocate:
-    """Return an allocator that gives out the first GPUs of those that there are."""
-    return lambda demand, _: tuple(offer.gpus)[: demand.gpus]
-
-
-def claimed(sessions: sessionmaker[Session]) -> Claim:
-    found = claim(sessions)
-    assert found is not None
-    return found
-
-
-def run_out(sessions: sessionmaker[Session], job_id: Any) -> None:
+def run_out(sessions: sessionmaker[Session], job_id: UUID) -> None:
     """Let the lease end, by the database's clock."""
     with sessions.begin() as session:
         session.execute(update(Job).where(Job.id == job_id).values(lease_expires_at=func.now() - func.make_interval()))
@@ -109,11 +71,6 @@ def expire(sessions: sessionmaker[Session]) -> list[Any]:
 def count(sessions: sessionmaker[Session], table: Any) -> int:
     with sessions() as session:
         return session.scalar(select(func.count()).select_from(table)) or 0
-
-
-def job_row(sessions: sessionmaker[Session], job_id: Any) -> Job:
-    with sessions() as session:
-        return session.get_one(Job, job_id)
 
 
 def test_jobs_are_claimed_in_the_order_of_their_submission(sessions: sessionmaker[Session]) -> None:
@@ -152,7 +109,7 @@ def test_a_job_that_is_not_queued_is_not_claimed(sessions: sessionmaker[Session]
 def test_a_job_for_a_gpu_waits_for_a_worker_that_has_one(sessions: sessionmaker[Session]) -> None:
     job_id = submit(sessions, resources={"device": "cuda"})
     assert claim(sessions) is None
-    found = claim(sessions, offer=ON_ONE_GPU)
+    found = claim(sessions, ON_ONE_GPU)
     assert found is not None
     assert (found.job_id, found.gpus) == (job_id, ("GPU-a",))
     with sessions() as session:
@@ -183,8 +140,11 @@ def test_a_job_that_ended_since_the_line_was_read_is_not_claimed(sessions: sessi
 
 def test_a_claim_waits_for_one_that_is_not_committed(sessions: sessionmaker[Session]) -> None:
     with sessions.begin() as session:
-        session.add(User(name="somebody-else"))  # the row of a user's share is no reason to wait
-    submit(sessions), submit(sessions, "somebody-else")
+        somebody_else = User(name="somebody-else")  # the row of a user's share is no reason to wait
+        session.add(somebody_else)
+        session.flush()
+        add_job(session)
+        add_job(session, user=somebody_else.id)
     with sessions.begin() as session:
         claim_next(session, worker="a", offer=ON_CPU, allocate=first_gpus(ON_CPU), lease_seconds=30)
         with pytest.raises(OperationalError, match="lock timeout"):
@@ -260,7 +220,7 @@ def test_whatever_an_attempt_writes_after_its_lease_is_refused(sessions: session
         lambda: zombie.renew(30),
         zombie.request,
         lambda: zombie.say("still here"),
-        lambda: zombie.add_epoch(METRICS, CHECKPOINT),
+        lambda: zombie.add_epoch(trained(), CHECKPOINT),
         lambda: zombie.add_log("still here"),
         lambda: zombie.succeed({"timing": {}}, None),
         lambda: zombie.fail("runner_error", "still here", retry_limit=3),
@@ -311,8 +271,8 @@ def test_a_worker_suspended_within_a_write_loses_the_row_and_then_the_attempt(
 def test_a_repeated_epoch_takes_its_own_row_again(sessions: sessionmaker[Session]) -> None:
     submit(sessions)
     record = AttemptRecord(sessions, claimed(sessions))
-    record.add_epoch(METRICS, CHECKPOINT)
-    record.add_epoch(METRICS.model_copy(update={"seconds": 9.0}), CHECKPOINT)
+    record.add_epoch(trained(), CHECKPOINT)
+    record.add_epoch(trained(seconds=9.0), CHECKPOINT)
     with sessions() as session:
         (row,) = session.scalars(select(Epoch)).all()
     assert row.seconds == 9.0
@@ -322,14 +282,12 @@ def test_an_attempt_that_begins_anew_overtakes_what_earlier_ones_had_recorded(se
     job_id = submit(sessions)
     first = AttemptRecord(sessions, claimed(sessions))
     for epoch in range(1, 6):
-        first.add_epoch(
-            METRICS.model_copy(update={"epoch": epoch, "validation_accuracy": 0.9 + epoch / 100}), CHECKPOINT
-        )
+        first.add_epoch(trained(epoch, validation_accuracy=0.9 + epoch / 100), CHECKPOINT)
     run_out(sessions, job_id)
     expire(sessions)
     second = AttemptRecord(sessions, claimed(sessions))
     for epoch in (1, 2):
-        second.add_epoch(METRICS.model_copy(update={"epoch": epoch, "validation_accuracy": epoch / 10}), CHECKPOINT)
+        second.add_epoch(trained(epoch, validation_accuracy=epoch / 10), CHECKPOINT)
     with sessions() as session:
         rows = session.execute(select(Epoch.epoch, Epoch.attempt).order_by(Epoch.epoch)).all()
         scores = session.get_one(Scores, job_id)
@@ -342,7 +300,7 @@ def test_the_next_attempt_is_given_the_newest_checkpoints_and_the_time_used(sess
     record = AttemptRecord(sessions, claimed(sessions))
     for epoch in (1, 2, 3):
         saved = CHECKPOINT.model_copy(update={"epoch": epoch, "file": f"checkpoint-0001-{epoch:06d}.pt"})
-        record.add_epoch(METRICS.model_copy(update={"epoch": epoch}), saved)
+        record.add_epoch(trained(epoch), saved)
     run_out(sessions, job_id)
     expire(sessions)
     again = claimed(sessions)
@@ -425,15 +383,7 @@ class Babbler:
 
 def test_an_error_that_does_not_pass_by_itself_is_not_waited_for(sessions: sessionmaker[Session]) -> None:
     submit(sessions)
-    supervisor = Supervisor(
-        claimed(sessions),
-        sessions=sessions,
-        settings=WorkerSettings(environment="development"),
-        context=forkserver(),
-        threads=1,
-        gpu_bytes=None,
-        stopping=threading.Event(),
-    )
+    supervisor = supervisor_of(claimed(sessions), sessions, WorkerSettings(environment="development"))
     babbler: Any = Babbler()
     with pytest.raises(DataError):
         supervisor._follow(babbler)

@@ -9,9 +9,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from sqlalchemy import create_engine
 
-from models.database import sync_sessions
 from worker.retention import Retention
 from worker.settings import WorkerSettings
 
@@ -41,14 +39,12 @@ def service(start_service: Any) -> Any:
 @pytest.fixture
 def remove(service: Any) -> Any:
     """How what is to go is removed, as the scheduler does; with days, what is older than these goes too."""
-    engine = create_engine(service.stack.database_url)
 
     def run(**settings: Any) -> None:
         chosen = {"artifacts_dir": service.stack.artifacts, "removal_seconds": 1e-6} | settings
-        Retention(sync_sessions(engine), WorkerSettings(environment="development", **chosen)).remove()
+        Retention(service.sessions, WorkerSettings(environment="development", **chosen)).remove()
 
-    yield run
-    engine.dispose()
+    return run
 
 
 def ended_job(service: Any, status: str = "succeeded", *, age: int = 0, spec: dict[str, Any] = SPEC) -> str:
@@ -278,9 +274,8 @@ def test_nothing_is_removed_while_the_artifacts_are_not_mounted(service: Any, re
 
 
 def test_files_that_cannot_be_removed_do_not_keep_others_from_being(service: Any) -> None:
-    engine = create_engine(service.stack.database_url)
     settings = WorkerSettings(environment="development", artifacts_dir=service.stack.artifacts, removal_seconds=1e-6)
-    retention = Retention(sync_sessions(engine), settings)
+    retention = Retention(service.sessions, settings)
     stuck, after = [ended_job(service) for _ in range(2)], ended_job(service)
     for job_id in stuck:
         shutil.rmtree(files_of(service, job_id))
@@ -291,7 +286,6 @@ def test_files_that_cannot_be_removed_do_not_keep_others_from_being(service: Any
         patch.setattr("worker.retention._PIECE", 2)
         retention.remove()
         retention.remove()
-    engine.dispose()
     assert rows_of(service, after) == {}
     for job_id in stuck:
         assert rows_of(service, job_id) != {}

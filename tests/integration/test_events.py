@@ -1,41 +1,28 @@
 """The events of a job: complete, in one order, and without a gap for who asks again and again."""
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine
-from sqlalchemy.orm import Session, sessionmaker
 
-from models.database import sync_sessions
+from harness.jobs import CHECKPOINT, claimed, trained
 from models.faults import FaultPoint
 from models.line import Offer
-from models.result import EpochMetrics
 from worker.attempt import AttemptRecord
 from worker.leases import expire_leases
-from worker.messages import SavedCheckpoint
-from worker.queue import claim_next
 
 EPOCHS = 3
 SPEC = {"dataset": {"name": "digits"}, "network": {"name": "mlp", "hidden": [8]}, "training": {"epochs": EPOCHS}}
 LONG = SPEC | {"training": {"epochs": 1_000}}
 NOBODYS = SPEC | {"queue": "nobodys"}  # which no worker serves
+OFFER = Offer(["nobodys"], free_slots=1)
 BLOCKED = "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 
 @pytest.fixture(scope="module")
 def service(start_service: Any) -> Any:
     return start_service(slots=2, fault_points=True, lease_seconds=600)
-
-
-@pytest.fixture
-def sessions(service: Any) -> Iterator[sessionmaker[Session]]:
-    """Transactions of this process, which can be a worker of the queue that nobody else serves."""
-    engine: Engine = create_engine(service.stack.database_url)
-    yield sync_sessions(engine)
-    engine.dispose()
 
 
 def events(service: Any, job: str, **query: int) -> list[dict[str, Any]]:
@@ -158,38 +145,24 @@ def test_what_is_written_later_waits_for_what_has_an_earlier_id(service: Any) ->
             assert events(service, job) == before, "neither is to be seen"
         assert cancel.result().status_code == 202
     service.wait_for_end(job)
-    later = events_to_the_end(service, job, before[-1]["id"])
-    assert types(later)[:3] == ["epoch", "checkpoint", "cancelling"]
+    later = types(events_to_the_end(service, job, before[-1]["id"]))
+    assert later[:2] == ["epoch", "checkpoint"]
+    assert "cancelling" in later[2:]
 
 
-def test_a_write_that_is_repeated_adds_no_event(service: Any, sessions: sessionmaker[Session]) -> None:
+def test_a_write_that_is_repeated_adds_no_event(service: Any) -> None:
     job = service.submit(NOBODYS)
-    with sessions.begin() as session:
-        offer = Offer(["nobodys"], free_slots=1)
-        claim = claim_next(session, worker="test", offer=offer, allocate=lambda _, __: (), lease_seconds=600)
-    assert claim is not None
-    metrics = EpochMetrics(
-        epoch=1,
-        train_loss=1.0,
-        train_accuracy=0.5,
-        validation_loss=1.0,
-        validation_accuracy=0.5,
-        learning_rate=0.1,
-        penalty=0.0,
-        seconds=1.0,
-        train_seconds=1.0,
-    )
-    checkpoint = SavedCheckpoint(attempt=1, epoch=1, file="a", sha256="0" * 64)
+    claim = claimed(service.sessions, OFFER, lease_seconds=600)
     # As a supervisor does that did not hear of its commits: one that begins anew knows of none.
-    for record in (AttemptRecord(sessions, claim), AttemptRecord(sessions, claim)):
+    for record in (AttemptRecord(service.sessions, claim), AttemptRecord(service.sessions, claim)):
         for _ in range(2):
             record.say("Works.")
-            record.skip_checkpoint(checkpoint, "It is damaged.")
-            record.add_epoch(metrics, checkpoint)
+            record.skip_checkpoint(CHECKPOINT, "It is damaged.")
+            record.add_epoch(trained(), CHECKPOINT)
     found = events(service, job)
     assert types(found) == ["submitted", "claimed", "started", "checkpoint_skipped", "epoch", "checkpoint"]
     assert found[3]["message"] == "The checkpoint of epoch 1 was passed over for an older one: It is damaged."
-    AttemptRecord(sessions, claim).fail("time_limit", "Over.", retry_limit=0)
+    AttemptRecord(service.sessions, claim).fail("time_limit", "Over.", retry_limit=0)
     assert (events(service, job)[-1]["status"], events(service, job)[-1]["reason"]) == ("failed", "time_limit")
 
 
@@ -203,18 +176,15 @@ def test_a_write_that_is_repeated_adds_no_event(service: Any, sessions: sessionm
     ],
 )
 def test_a_lost_lease_is_told_whatever_becomes_of_the_job(
-    service: Any, sessions: sessionmaker[Session], asked: str | None, retry: dict[str, int], told: list[str]
+    service: Any, asked: str | None, retry: dict[str, int], told: list[str]
 ) -> None:
     job = service.submit(NOBODYS | {"retry": retry})
-    with sessions.begin() as session:
-        offer = Offer(["nobodys"], free_slots=1)
-        claim = claim_next(session, worker="test", offer=offer, allocate=lambda _, __: (), lease_seconds=600)
-    assert claim is not None
+    claim = claimed(service.sessions, OFFER, lease_seconds=600)
     assert str(claim.job_id) == job
     if asked is not None:
         assert service.http.post(f"/jobs/{job}/{asked}").status_code == 202
     service.rows("UPDATE jobs SET lease_expires_at = now() - interval '1 second' WHERE id = %s", job)
-    with sessions.begin() as session:
+    with service.sessions.begin() as session:
         expire_leases(session, retry_limit=3, lease_seconds=0)
     service.wait_for(job, lambda view: view["status"] in ("paused", "cancelled", "failed", "queued"))
     found = events(service, job)

@@ -8,12 +8,12 @@ from uuid import uuid4
 import pytest
 
 from api.codes import CODES
+from harness.jobs import DIGITS_MLP
 
 pytestmark = pytest.mark.usefixtures("adas", "nothing_changes")
 
-SPEC = {"dataset": {"name": "digits"}, "network": {"name": "mlp"}}
 SWEEP = {
-    "spec": SPEC,
+    "spec": DIGITS_MLP,
     "parameters": {"kind": "grid", "values": {"training.seed": [1, 2]}},
     "objective": "validation_loss",
 }
@@ -46,7 +46,7 @@ def adas(service: Any, tokens: Any) -> Any:
     http = service.client(tokens["ada"])
     job, sweep, webhook = (
         http.post(path, json=body).json()["id"]
-        for path, body in {"/jobs": SPEC, "/sweeps": SWEEP, "/webhooks": WEBHOOK}.items()
+        for path, body in {"/jobs": DIGITS_MLP, "/sweeps": SWEEP, "/webhooks": WEBHOOK}.items()
     )
     return {
         "job_id": job,

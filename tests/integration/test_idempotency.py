@@ -11,7 +11,8 @@ import httpx2
 import psycopg
 import pytest
 
-SPEC: dict[str, Any] = {"dataset": {"name": "digits"}, "network": {"name": "mlp"}}
+from harness.jobs import DIGITS_MLP
+
 HOLD = 5_417_120_011  # the advisory lock that holds up a commit
 
 
@@ -41,7 +42,7 @@ def jobs(service: Any) -> int:
 
 
 def submit(http: httpx2.Client, key: str, path: str = "/jobs", **changes: Any) -> httpx2.Response:
-    return http.post(path, json=SPEC | changes, headers={"Idempotency-Key": key})
+    return http.post(path, json=DIGITS_MLP | changes, headers={"Idempotency-Key": key})
 
 
 def stored(service: Any, key: str) -> list[dict[str, Any]]:
@@ -84,7 +85,7 @@ def test_the_same_request_again_gets_the_first_answer_and_changes_nothing(servic
 
 def test_without_a_key_the_same_request_makes_two_jobs(service: Any) -> None:
     before = jobs(service)
-    assert service.submit(SPEC) != service.submit(SPEC)
+    assert service.submit(DIGITS_MLP) != service.submit(DIGITS_MLP)
     assert jobs(service) == before + 2
 
 
@@ -105,7 +106,7 @@ def test_a_key_that_was_sent_to_another_path_is_refused(service: Any, key: str) 
 
 
 def test_a_cancel_with_a_key_is_answered_again_as_the_first_time(service: Any, key: str) -> None:
-    job_id = service.submit(SPEC)
+    job_id = service.submit(DIGITS_MLP)
     first, again = (service.http.post(f"/jobs/{job_id}/cancel", headers={"Idempotency-Key": key}) for _ in range(2))
     assert (first.status_code, first.json()["status"]) == (202, "cancelled")
     assert (again.status_code, again.content) == (202, first.content)
@@ -117,7 +118,7 @@ def test_what_is_sent_to_a_cancel_that_takes_no_body_is_passed_over_with_a_key_a
     service: Any, key: str, path: str
 ) -> None:
     grid = {"kind": "grid", "values": {"training.seed": [1]}}
-    body = SPEC if path == "/jobs" else {"spec": SPEC, "parameters": grid, "objective": "validation_loss"}
+    body = DIGITS_MLP if path == "/jobs" else {"spec": DIGITS_MLP, "parameters": grid, "objective": "validation_loss"}
     for headers in ({}, {"Idempotency-Key": key}):
         made = service.http.post(path, json=body).json()["id"]
         answer = service.http.post(f"{path}/{made}/cancel", data={"sure": "yes"}, headers=headers)
@@ -128,7 +129,7 @@ def test_what_is_sent_to_a_cancel_that_takes_no_body_is_passed_over_with_a_key_a
 @pytest.mark.parametrize("bad", [b"", b"x" * 256, b"tab\tin it", b"caf\xe9", b"\x7f"])
 def test_a_key_that_is_none_is_refused_by_the_headers_name(service: Any, bad: bytes) -> None:
     before = jobs(service)
-    answer = service.http.post("/jobs", json=SPEC, headers=[(b"Idempotency-Key", bad)])
+    answer = service.http.post("/jobs", json=DIGITS_MLP, headers=[(b"Idempotency-Key", bad)])
     assert answer.status_code in {400, 422}
     if answer.status_code == 422:  # else the server itself could not read the header
         assert [error["loc"] for error in answer.json()["errors"]] == ["Idempotency-Key"]
@@ -137,7 +138,7 @@ def test_a_key_that_is_none_is_refused_by_the_headers_name(service: Any, bad: by
 
 def test_two_keys_in_one_request_are_refused(service: Any) -> None:
     before = jobs(service)
-    answer = service.http.post("/jobs", json=SPEC, headers=[("Idempotency-Key", "a"), ("Idempotency-Key", "b")])
+    answer = service.http.post("/jobs", json=DIGITS_MLP, headers=[("Idempotency-Key", "a"), ("Idempotency-Key", "b")])
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
     assert [(error["loc"], error["code"]) for error in answer.json()["errors"]] == [("Idempotency-Key", "repeated")]
     assert jobs(service) == before

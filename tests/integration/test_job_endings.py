@@ -3,8 +3,9 @@
 import time
 from typing import Any
 
-MLP: dict[str, Any] = {"dataset": {"name": "digits"}, "network": {"name": "mlp"}}
-LONG = MLP | {"training": {"epochs": 100_000, "seed": 1}}
+from harness.jobs import DIGITS_MLP
+
+LONG = DIGITS_MLP | {"training": {"epochs": 100_000, "seed": 1}}
 
 
 def test_the_result_of_an_unfinished_job_is_refused(service: Any) -> None:
@@ -18,7 +19,7 @@ def test_the_result_of_an_unfinished_job_is_refused(service: Any) -> None:
 
 
 def test_a_queued_job_is_cancelled_at_once(service: Any) -> None:
-    job_id = service.submit(MLP | {"resources": {"device": "cuda"}})
+    job_id = service.submit(DIGITS_MLP | {"resources": {"device": "cuda"}})
     answer = service.http.post(f"/jobs/{job_id}/cancel")
     assert (answer.status_code, answer.json()["status"], answer.json()["reason"]) == (
         202,
@@ -71,7 +72,7 @@ def test_a_job_beyond_its_time_limit_fails_and_says_so(service: Any) -> None:
 
 def test_a_loss_that_is_not_finite_fails_the_job_and_names_the_step(service: Any) -> None:
     training = {"l2_penalty": 1000.0, "optimizer": {"name": "sgd", "learning_rate": 1000.0}}
-    job_id = service.submit(MLP | {"training": training})
+    job_id = service.submit(DIGITS_MLP | {"training": training})
     job = service.wait_for_end(job_id)
     assert (job["status"], job["reason"]) == ("failed", "non_finite_loss")
     assert "step" in job["message"]
@@ -114,7 +115,7 @@ def test_a_lease_is_renewed_for_as_long_as_the_job_takes(start_service: Any) -> 
 
 
 def test_a_validation_split_too_small_to_hold_a_sample_is_refused(service: Any) -> None:
-    answer = service.http.post("/jobs", json=MLP | {"dataset": {"name": "digits", "validation": 0.0001}})
+    answer = service.http.post("/jobs", json=DIGITS_MLP | {"dataset": {"name": "digits", "validation": 0.0001}})
     assert [error["loc"] for error in answer.json()["errors"]] == ["dataset.validation"]
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from harness.jobs import DIGITS_MLP
+
 LENET = {
     "name": "lenet on digits",
     "dataset": {"name": "digits", "resize": 32},
@@ -13,9 +15,8 @@ LENET = {
     "training": {"epochs": 4, "seed": 7, "optimizer": {"name": "sgd", "learning_rate": 0.05, "momentum": 0.9}},
     "tags": ["hw4"],
 }
-MLP: dict[str, Any] = {"dataset": {"name": "digits"}, "network": {"name": "mlp"}}
 UNKNOWN = "01a1fc05-96f8-74b8-9c20-173cf1283400"
-LONG = MLP | {"training": {"epochs": 100_000, "seed": 1}}
+LONG = DIGITS_MLP | {"training": {"epochs": 100_000, "seed": 1}}
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def result(service: Any, finished: str) -> dict[str, Any]:
 
 
 def test_a_submitted_job_is_answered_with_its_location_and_every_default(service: Any) -> None:
-    answer = service.http.post("/jobs", json=MLP)
+    answer = service.http.post("/jobs", json=DIGITS_MLP)
     job = answer.json()
     assert answer.status_code == 201
     assert answer.headers["location"] == f"/jobs/{job['id']}"
@@ -121,7 +122,7 @@ def test_a_reader_that_waits_in_vain_is_answered_when_its_time_is_up(service: An
 
 
 def test_more_readers_can_wait_than_there_are_database_connections(service: Any) -> None:
-    job_id = service.submit(MLP | {"resources": {"device": "cuda"}})  # waits for a GPU that no test machine has
+    job_id = service.submit(DIGITS_MLP | {"resources": {"device": "cuda"}})  # waits for a GPU that no test machine has
     with ThreadPoolExecutor(40) as pool:
         waiting = [pool.submit(service.http.get, f"/jobs/{job_id}/metrics", params={"wait": 3}) for _ in range(40)]
         time.sleep(0.5)
@@ -131,7 +132,7 @@ def test_more_readers_can_wait_than_there_are_database_connections(service: Any)
 
 
 def test_no_reader_misses_the_news_that_comes_while_it_reads(service: Any) -> None:
-    waits_for_gpu = MLP | {"resources": {"device": "cuda"}}
+    waits_for_gpu = DIGITS_MLP | {"resources": {"device": "cuda"}}
     with ThreadPoolExecutor(1) as pool:
         for milliseconds in range(40):
             job_id = service.submit(waits_for_gpu)
@@ -143,7 +144,7 @@ def test_no_reader_misses_the_news_that_comes_while_it_reads(service: Any) -> No
 
 
 def test_many_readers_of_one_job_leave_connections_for_everybody_else(service: Any) -> None:
-    job_id = service.submit(MLP | {"training": {"epochs": 60}})
+    job_id = service.submit(DIGITS_MLP | {"training": {"epochs": 60}})
 
     def follow() -> set[int]:
         statuses, after, terminal = set(), 0, False
@@ -165,7 +166,7 @@ def test_a_commit_that_fails_is_not_answered_with_success(service: Any) -> None:
         "CREATE CONSTRAINT TRIGGER refusing AFTER INSERT ON jobs DEFERRABLE INITIALLY DEFERRED"
         " FOR EACH ROW WHEN (NEW.name = 'refuse me') EXECUTE FUNCTION refuse();"
     )
-    answer = service.http.post("/jobs", json=MLP | {"name": "refuse me"})
+    answer = service.http.post("/jobs", json=DIGITS_MLP | {"name": "refuse me"})
     assert answer.status_code >= 500
     assert answer.headers["content-type"] == "application/problem+json"
     assert service.rows("SELECT count(*) AS n FROM jobs WHERE name = 'refuse me'") == [{"n": 0}]
@@ -241,7 +242,7 @@ def test_the_same_spec_and_seed_give_the_same_numbers(service: Any, result: dict
 
 
 def test_validating_on_the_test_split_is_said_aloud(service: Any) -> None:
-    job_id = service.submit(MLP | {"dataset": {"name": "digits", "validation": "test"}})
+    job_id = service.submit(DIGITS_MLP | {"dataset": {"name": "digits", "validation": "test"}})
     service.wait_for_end(job_id)
     result = service.http.get(f"/jobs/{job_id}/result").json()
     assert ("validated_on_test", "warning") in [(entry["code"], entry["level"]) for entry in result["diagnosis"]]
@@ -301,14 +302,14 @@ def test_validating_a_spec_counts_its_network_and_stores_nothing(service: Any) -
 
 
 def test_the_list_is_newest_first_and_its_pages_neither_skip_nor_repeat(service: Any) -> None:
-    ids = [service.submit(MLP | {"resources": {"device": "cuda"}, "name": f"page {n}"}) for n in range(5)]
+    ids = [service.submit(DIGITS_MLP | {"resources": {"device": "cuda"}, "name": f"page {n}"}) for n in range(5)]
     seen: list[str] = []
     after = None
     while len(seen) < 5:
         page = service.http.get("/jobs", params={"status": "queued", "limit": 2} | ({"after": after} if after else {}))
         seen += [job["id"] for job in page.json()["items"]]
         after = page.json()["next"]
-        service.submit(MLP | {"resources": {"device": "cuda"}})  # arrives while somebody pages
+        service.submit(DIGITS_MLP | {"resources": {"device": "cuda"}})  # arrives while somebody pages
     assert seen[:5] == list(reversed(ids))
 
 

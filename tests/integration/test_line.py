@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
@@ -12,12 +12,11 @@ from uuid import UUID
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine, delete, func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import InternalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from local.stack import Stack
-from models.database import sync_engine, sync_sessions
+from harness.jobs import DIGITS_MLP, ON_CPU, a_worker, add_job, claim
 from models.demand import GIB, Demand
 from models.forecast import Running
 from models.job import Job
@@ -26,15 +25,11 @@ from models.named_queue import NamedQueue
 from models.records import Attempt
 from models.settings import Settings, queue_rules
 from models.share import Share
-from models.spec import JobSpec
 from models.user import User
 from models.worker import Worker
 from worker.leases import end_attempt
 from worker.queue import Claim, claim_next
 
-SPEC: dict[str, Any] = {"dataset": {"name": "digits"}, "network": {"name": "mlp"}}
-CPU = Offer(["default"], free_slots=1)
-ON_CPU = Demand("cpu", 0, None, exclusive=False)
 LEASE_SECONDS = 300
 
 
@@ -73,16 +68,11 @@ class Lab:
 
     def submit(self, user: str, *, age_seconds: float = 0, **columns: Any) -> UUID:
         """Queue a job of the CPU, or one with these columns."""
-        spec = JobSpec.model_validate(SPEC | {"resources": {"device": "cpu"}}).resolved().as_json()
         owner = self.user(user)
+        queued_at = func.clock_timestamp() - timedelta(seconds=age_seconds)
+        spec = DIGITS_MLP | {"resources": {"device": "cpu"}}
         with self.sessions.begin() as session:
-            job = Job.submit(spec, user_id=owner)
-            for name, value in columns.items():
-                setattr(job, name, value)
-            job.queued_at = func.clock_timestamp() - timedelta(seconds=age_seconds)
-            session.add(job)
-            session.flush()
-            return job.id
+            return add_job(session, spec, user=owner, queued_at=queued_at, **columns).id
 
     def submit_for_gpus(self, user: str, gpus: int = 1, *, gib: int | None = None, **columns: Any) -> UUID:
         size = None if gib is None else gib * GIB
@@ -102,19 +92,11 @@ class Lab:
                 )
             )
 
-    def claim(self, offer: Offer = CPU, *, worker: str = "a", ahead_seconds: float = 0.0) -> Claim | None:
-        with self.sessions.begin() as session:
-            return claim_next(
-                session,
-                worker=worker,
-                offer=offer,
-                allocate=lambda demand, spared: tuple(uuid for uuid in offer.gpus if uuid not in spared)[: demand.gpus],
-                lease_seconds=LEASE_SECONDS,
-                ahead_seconds=ahead_seconds,
-            )
+    def claim(self, offer: Offer = ON_CPU, **more: Any) -> Claim | None:
+        return claim(self.sessions, offer, lease_seconds=LEASE_SECONDS, **more)
 
-    def claimed(self, offer: Offer = CPU, *, worker: str = "a", ahead_seconds: float = 0.0) -> UUID | None:
-        claim = self.claim(offer, worker=worker, ahead_seconds=ahead_seconds)
+    def claimed(self, offer: Offer = ON_CPU, **more: Any) -> UUID | None:
+        claim = self.claim(offer, **more)
         return None if claim is None else claim.job_id
 
     def drain(self, count: int) -> list[UUID | None]:
@@ -130,33 +112,14 @@ class Lab:
             rows = session.execute(select(Job.id, Job.reserved_by).where(Job.reserved_by.is_not(None)))
             return {job: worker for job, worker in rows if worker is not None}
 
-    def add_worker(self, name: str, **columns: Any) -> None:
-        """Register a worker that was heard of just now."""
-        facts = {"instance": "1", "host": "h", "version": "1", "queues": ["default"], "slots": 2, "cores": 2}
-        facts |= {"processor": "p", "memory_bytes": 1, "gpus": [], "load": {}, "lease_seconds": 30.0}
+    def add_worker(self, name: str) -> None:
         with self.sessions.begin() as session:
-            session.add(Worker(name=name, **(facts | columns)))
-
-
-@pytest.fixture(scope="module")
-def engine(start_service: Any) -> Iterator[Engine]:
-    """A migrated database that nothing else uses, by a worker's engine."""
-    stack: Stack = start_service(workers=0).stack
-    stack.kill_child("scheduler")
-    engine = sync_engine(Settings(environment="development", DATABASE_URL=stack.database_url), pool_size=10)
-    yield engine
-    engine.dispose()
+            session.add(a_worker(name, slots=2))
 
 
 @pytest.fixture
-def lab(engine: Engine) -> Iterator[Lab]:
-    sessions = sync_sessions(engine)
-    lab = Lab(sessions)
-    yield lab
-    with sessions.begin() as session:
-        for table in (Job, Share, NamedQueue, Worker):
-            session.execute(delete(table))
-        session.execute(delete(User).where(User.id.in_(lab.users.values())))
+def lab(sessions: sessionmaker[Session]) -> Lab:
+    return Lab(sessions)
 
 
 def test_a_higher_priority_goes_first_then_submission(lab: Lab) -> None:
@@ -359,7 +322,7 @@ def test_without_a_free_slot_nothing_is_claimed(lab: Lab) -> None:
 
 
 demands = st.one_of(
-    st.just(ON_CPU),
+    st.just(Demand("cpu", 0, None, exclusive=False)),
     st.builds(
         Demand,
         device=st.sampled_from(["auto", "cuda"]),
@@ -376,7 +339,7 @@ sizes = st.lists(st.integers(1, 40), max_size=4).map(lambda found: sorted(found,
 def test_what_fits_is_the_same_in_python_and_in_sql(
     lab: Lab, demand: Demand, idle: list[int], shared: int, has_gpus: bool
 ) -> None:
-    offer = with_gpus(*idle, idle=idle, shared=shared) if has_gpus else CPU
+    offer = with_gpus(*idle, idle=idle, shared=shared) if has_gpus else ON_CPU
     columns: dict[str, Any] = asdict(demand)
     job = lab.submit("ada", **columns)
     # Found among the first of the user's line, and behind others by its kind.
@@ -550,7 +513,7 @@ def test_a_claimer_that_is_suspended_in_its_transaction_does_not_block_the_lab_f
     def claim_and_sleep() -> None:
         try:
             with lab.sessions.begin() as session:
-                claim_next(session, worker="sleeper", offer=CPU, allocate=lambda *_: (), lease_seconds=LEASE_SECONDS)
+                claim_next(session, worker="sleeper", offer=ON_CPU, allocate=lambda *_: (), lease_seconds=LEASE_SECONDS)
                 began.set()
                 time.sleep(7)  # longer than a worker's transaction may be idle
                 session.execute(select(1))

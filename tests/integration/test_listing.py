@@ -13,6 +13,7 @@ from sqlalchemy import create_engine, select
 
 from api.jobs.filters import conditions
 from api.jobs.schemas import JobView
+from harness.jobs import DIGITS_MLP
 from models.job import Job
 from models.scores import Scores
 from models.spec import JobSpec
@@ -210,7 +211,7 @@ def test_pages_stay_stable_while_jobs_arrive(lab: Lab, query: str) -> None:
             )
             seen += [job["id"] for job in page.json()["items"]]
             after = page.json()["next"]
-            arrived.append(lab.service.submit({"dataset": {"name": "digits"}, "network": {"name": "mlp"}}))
+            arrived.append(lab.service.submit(DIGITS_MLP))
             lab.service.rows(
                 "INSERT INTO scores (job_id, revision, last_epoch, best_epoch, best_validation_accuracy)"
                 " VALUES (%s, 1, 1, 1, 0.6)",

@@ -8,20 +8,19 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID
 
 import pytest
 from alembic import command
-from sqlalchemy import Engine, create_engine
 
 from api.jobs.schemas import EpochView
 from api.metrics.queries import NAMES
 from api.metrics.schemas import MetricsView
+from harness.jobs import DIGITS_MLP
 from migrations import config
-from models.database import sync_sessions
 from models.demand import Demand
 from models.result import EpochMetrics
 from models.scores import METRICS
@@ -29,7 +28,6 @@ from worker.attempt import AttemptRecord
 from worker.messages import SavedCheckpoint
 from worker.queue import Claim
 
-SPEC: dict[str, Any] = {"dataset": {"name": "digits"}, "network": {"name": "mlp"}}
 FIGURES = {"mean": 0.5, "standard_deviation": 0.1, "values": [0.4, 0.6]}
 REPLICAS = dict.fromkeys(("train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "penalty"), FIGURES)
 
@@ -42,18 +40,11 @@ def service(start_service: Any) -> Any:
     return start_service(workers=0)
 
 
-@pytest.fixture(scope="module")
-def engine(service: Any) -> Iterator[Engine]:
-    engine = create_engine(service.stack.database_url)
-    yield engine
-    engine.dispose()
-
-
 class Running:
     """A job that this test runs: what is recorded goes the way of a worker's epochs."""
 
-    def __init__(self, service: Any, engine: Engine, **spec: Any) -> None:
-        self.id: str = service.submit(SPEC | spec)
+    def __init__(self, service: Any, **spec: Any) -> None:
+        self.id: str = service.submit(DIGITS_MLP | spec)
         service.rows("UPDATE jobs SET status = 'running', attempt = 1 WHERE id = %s", self.id)
         claim = Claim(
             job_id=UUID(self.id),
@@ -65,7 +56,7 @@ class Running:
             seconds_used=0,
             checkpoints=[],
         )
-        self._record = AttemptRecord(sync_sessions(engine), claim)
+        self._record = AttemptRecord(service.sessions, claim)
         self.path = f"/jobs/{self.id}/metrics"
 
     def record(self, epoch: int, **figures: Any) -> None:
@@ -85,14 +76,14 @@ class Running:
 
 
 @pytest.fixture
-def running(service: Any, engine: Engine) -> Callable[..., Running]:
-    return lambda **spec: Running(service, engine, **spec)
+def running(service: Any) -> Callable[..., Running]:
+    return lambda **spec: Running(service, **spec)
 
 
 @pytest.fixture(scope="module")
-def recorded(service: Any, engine: Engine) -> Running:
+def recorded(service: Any) -> Running:
     """A running job with 300 epochs of noise and one peak."""
-    job = Running(service, engine)
+    job = Running(service)
     noise = random.Random(7)
     for epoch in range(1, 301):
         job.record(epoch, **{name: noise.random() for name in METRICS} | {"seconds": 1e-7})

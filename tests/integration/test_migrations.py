@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 from alembic import command
-from sqlalchemy import create_engine, inspect
+from sqlalchemy import inspect
 
+from harness.jobs import DIGITS_MLP
 from migrations import config
 from models.job import Status
 
@@ -21,11 +22,7 @@ def database(start_service: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def tables(service: Any) -> set[str]:
-    engine = create_engine(service.stack.database_url)
-    try:
-        return set(inspect(engine).get_table_names())
-    finally:
-        engine.dispose()
+    return set(inspect(service.engine).get_table_names())
 
 
 def test_migrations_run_up_and_down_and_up_again_without_drift(database: Any) -> None:
@@ -38,7 +35,7 @@ def test_migrations_run_up_and_down_and_up_again_without_drift(database: Any) ->
 
 
 def test_jobs_from_before_there_were_users_are_the_first_admins(database: Any) -> None:
-    job = database.submit({"dataset": {"name": "digits"}, "network": {"name": "mlp"}})
+    job = database.submit(DIGITS_MLP)
     command.downgrade(config(), BEFORE_PEOPLE)
     assert "users" not in tables(database)
     command.upgrade(config(), "head")
@@ -70,7 +67,7 @@ def test_the_api_is_not_ready_on_a_schema_that_it_does_not_know(database: Any) -
 
 def test_every_status_of_the_code_is_allowed_by_the_database_and_no_other(database: Any) -> None:
     # alembic check does not see a changed CHECK constraint.
-    database.http.post("/jobs", json={"dataset": {"name": "digits"}, "network": {"name": "mlp"}})
+    database.http.post("/jobs", json=DIGITS_MLP)
     definition = database.rows(
         "SELECT pg_get_constraintdef(oid) AS text FROM pg_constraint WHERE conname = 'ck_jobs_status'"
     )[0]["text"]

@@ -6,21 +6,18 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import create_engine, delete, func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from models.database import sync_sessions
+from harness.jobs import DIGITS_MLP, a_worker, add_job
 from models.demand import GIB
 from models.job import Job, Status
 from models.pace import GpuUse, Pace, measured_seconds, record_pace, refresh_estimates
 from models.records import Attempt, Epoch
-from models.spec import JobSpec
-from models.user import FIRST_ADMIN, User
 from models.worker import Worker
 from worker.sweeps.tick import advance_sweeps
 
 NOBODYS = "nobodys"  # a queue that no worker serves
-MLP: dict[str, Any] = {"dataset": {"name": "digits"}, "network": {"name": "mlp"}}
 MIB = 2**20
 
 
@@ -34,30 +31,24 @@ def service(start_service: Any) -> Any:
 
 @pytest.fixture
 def sessions(service: Any) -> Iterator[sessionmaker[Session]]:
-    engine = create_engine(service.stack.database_url)
-    sessions = sync_sessions(engine)
-    yield sessions
-    with sessions.begin() as session:
+    yield service.sessions
+    with service.sessions.begin() as session:
         session.execute(delete(Job))
         session.execute(delete(Pace))
-    engine.dispose()
 
 
 def waiting(epochs: int, **changes: Any) -> dict[str, Any]:
-    return MLP | {"queue": NOBODYS, "training": {"epochs": epochs}} | changes
+    return DIGITS_MLP | {"queue": NOBODYS, "training": {"epochs": epochs}} | changes
 
 
 def trained(service: Any, **training: Any) -> str:
-    job_id: str = service.submit(MLP | {"training": training})
+    job_id: str = service.submit(DIGITS_MLP | {"training": training})
     assert service.wait_for_end(job_id)["status"] == "succeeded", service.http.get(f"/jobs/{job_id}/logs").text
     return job_id
 
 
 def add(session: Session, spec: dict[str, Any]) -> Job:
-    user = session.scalars(select(User.id).where(User.name == FIRST_ADMIN)).one()
-    job = Job.submit(JobSpec.model_validate(spec).resolved().as_json(), user_id=user)
-    session.add(job)
-    session.flush()
+    job = add_job(session, spec)
     session.execute(refresh_estimates([job.id]))
     session.refresh(job)
     return job
@@ -108,7 +99,7 @@ def test_the_points_of_a_sweep_have_estimates(service: Any, sessions: sessionmak
 
 @pytest.mark.parametrize("ending", ["failed", "cancelled"])
 def test_a_job_that_does_not_succeed_leaves_no_pace(service: Any, sessions: sessionmaker[Session], ending: str) -> None:
-    spec = MLP | {"training": {"epochs": 100_000}}
+    spec = DIGITS_MLP | {"training": {"epochs": 100_000}}
     if ending == "failed":
         spec |= {"resources": {"time_limit_seconds": 1}}
     job_id = service.submit(spec)
@@ -247,8 +238,7 @@ def test_a_job_for_any_device_is_estimated_by_the_devices_of_the_workers_that_se
 
 def worker(name: str, queue: str, *gpus: str) -> Worker:
     found = [{"uuid": f"{name}-{gpu}", "name": gpu, "memory_bytes": GIB} for gpu in gpus]
-    return Worker(name=name, instance=name, host=name, version="", queues=[queue], slots=1, cores=1, processor="",
-                  memory_bytes=GIB, gpus=found, load={}, lease_seconds=30)  # fmt: skip
+    return a_worker(name, queues=[queue], gpus=found)
 
 
 def begin_attempt(job: Job) -> None:

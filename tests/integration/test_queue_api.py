@@ -10,7 +10,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-SPEC: dict[str, Any] = {"dataset": {"name": "digits"}, "network": {"name": "mlp"}}
+from harness.jobs import DIGITS_MLP
+
 GIB = 2**30
 NOTHING = dict.fromkeys(["position", "reason", "message", "starts_at", "finishes_at", "no_estimate"])
 
@@ -38,7 +39,7 @@ def _empty(service: Any) -> None:
 
 
 def submit(client: Any, **changes: Any) -> str:
-    answer = client.post("/jobs", json=SPEC | changes)
+    answer = client.post("/jobs", json=DIGITS_MLP | changes)
     assert answer.status_code == 201, answer.text
     return str(answer.json()["id"])
 
@@ -178,7 +179,7 @@ def test_estimates_play_the_line_forward(service: Any, people: Any) -> None:
 
 def test_a_waiting_job_shows_its_place_and_in_lists_its_queue_alone(service: Any, people: Any) -> None:
     submit(people["ada"])
-    answer = people["ada"].post("/jobs", json=SPEC | {"queue": "night", "priority": -1})
+    answer = people["ada"].post("/jobs", json=DIGITS_MLP | {"queue": "night", "priority": -1})
     assert (answer.json()["queue"], answer.json()["priority"]) == ({"name": "night"}, -1)
     job = answer.json()["id"]
     line(service)

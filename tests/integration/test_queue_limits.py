@@ -4,12 +4,10 @@ import time
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine
 
-from models.database import sync_sessions
+from harness.jobs import DIGITS_MLP
 from worker.sweeps.tick import advance_sweeps
 
-SPEC: dict[str, Any] = {"dataset": {"name": "digits"}, "network": {"name": "mlp"}}
 STORED = ("jobs", "transitions", "audit", "sweeps", "idempotent_answers")
 
 
@@ -41,52 +39,53 @@ def require_full(answer: Any, waiting: int, most: int) -> None:
 
 def test_no_more_jobs_wait_than_the_limit_and_nothing_is_left_of_the_one_too_many(service: Any, member: Any) -> None:
     limit(service, member, max_queued=2)
-    first, _ = (member.post("/jobs", json=SPEC).json()["id"] for _ in range(2))
+    first, _ = (member.post("/jobs", json=DIGITS_MLP).json()["id"] for _ in range(2))
     before = stored(service)
-    require_full(member.post("/jobs", json=SPEC), 2, 2)
-    require_full(member.post("/jobs", json=SPEC, headers={"Idempotency-Key": "full"}), 2, 2)
+    require_full(member.post("/jobs", json=DIGITS_MLP), 2, 2)
+    require_full(member.post("/jobs", json=DIGITS_MLP, headers={"Idempotency-Key": "full"}), 2, 2)
     assert stored(service) == before
     member.post(f"/jobs/{first}/cancel")
-    again = member.post("/jobs", json=SPEC, headers={"Idempotency-Key": "full"})
+    again = member.post("/jobs", json=DIGITS_MLP, headers={"Idempotency-Key": "full"})
     assert again.status_code == 201, "a refusal is not kept for the key"
-    require_full(member.post("/jobs", json=SPEC), 2, 2)
+    require_full(member.post("/jobs", json=DIGITS_MLP), 2, 2)
 
 
 def test_jobs_that_run_or_have_ended_do_not_count(service: Any, member: Any) -> None:
     limit(service, member, max_queued=1)
     for status in ("running", "paused", "succeeded"):
-        job = member.post("/jobs", json=SPEC).json()["id"]
+        job = member.post("/jobs", json=DIGITS_MLP).json()["id"]
         service.rows("UPDATE jobs SET status = %s WHERE id = %s", status, job)
-    assert member.post("/jobs", json=SPEC).status_code == 201
+    assert member.post("/jobs", json=DIGITS_MLP).status_code == 201
 
 
 def test_a_limit_of_nothing_lets_nothing_wait_and_null_gives_the_services_own_back(service: Any, member: Any) -> None:
     name = limit(service, member, max_queued=0)
-    require_full(member.post("/jobs", json=SPEC), 0, 0)
+    require_full(member.post("/jobs", json=DIGITS_MLP), 0, 0)
     limit(service, member, max_queued=None)
     assert (service.http.get(f"/users/{name}").json()["max_queued"], member.get("/me").json()["max_queued"]) == (
         None,
         20,
     )
-    assert member.post("/jobs:batch", json={"jobs": [SPEC] * 20}).status_code == 201
-    require_full(member.post("/jobs", json=SPEC), 20, 20)
+    assert member.post("/jobs:batch", json={"jobs": [DIGITS_MLP] * 20}).status_code == 201
+    require_full(member.post("/jobs", json=DIGITS_MLP), 20, 20)
 
 
 def test_a_batch_of_all_is_stored_as_a_whole_or_not_at_all(service: Any, member: Any) -> None:
     limit(service, member, max_queued=3)
-    member.post("/jobs", json=SPEC)
+    member.post("/jobs", json=DIGITS_MLP)
     before = stored(service)
-    answer = member.post("/jobs:batch", json={"jobs": [SPEC] * 3})
+    answer = member.post("/jobs:batch", json={"jobs": [DIGITS_MLP] * 3})
     require_full(answer, 1, 3)
     assert answer.json()["detail"].endswith("there is no room for 3 more.")
     assert stored(service) == before
-    assert member.post("/jobs:batch", json={"jobs": [SPEC] * 2}).status_code == 201
+    assert member.post("/jobs:batch", json={"jobs": [DIGITS_MLP] * 2}).status_code == 201
 
 
 def test_of_a_batch_of_each_what_there_is_room_for_is_stored(service: Any, member: Any) -> None:
     limit(service, member, max_queued=2)
-    bad = SPEC | {"training": {"epochs": 0}}
-    items = member.post("/jobs:batch", json={"jobs": [SPEC, bad, SPEC, SPEC], "mode": "each"}).json()["items"]
+    bad = DIGITS_MLP | {"training": {"epochs": 0}}
+    batch = {"jobs": [DIGITS_MLP, bad, DIGITS_MLP, DIGITS_MLP], "mode": "each"}
+    items = member.post("/jobs:batch", json=batch).json()["items"]
     assert [item["status"] for item in items] == [201, 422, 201, 429]
     assert items[-1]["error"]["code"] == "queue_limit"
     assert "2 jobs of this user wait, and 2 may" in items[-1]["error"]["detail"]
@@ -96,19 +95,17 @@ def test_of_a_batch_of_each_what_there_is_room_for_is_stored(service: Any, membe
 
 def test_the_points_of_a_sweep_wait_for_room(service: Any, member: Any) -> None:
     limit(service, member, max_queued=2)
-    member.post("/jobs", json=SPEC)
+    member.post("/jobs", json=DIGITS_MLP)
     body = {
-        "spec": SPEC,
+        "spec": DIGITS_MLP,
         "parameters": {"kind": "grid", "values": {"training.epochs": [1, 2, 3]}},
         "objective": "validation_loss",
         "max_concurrent": 3,
     }
     sweep = member.post("/sweeps", json=body).json()["id"]
-    engine = create_engine(service.stack.database_url)
-    sessions = sync_sessions(engine)
 
     def tried() -> list[str]:
-        advance_sweeps(sessions, max_queued=20)
+        advance_sweeps(service.sessions, max_queued=20)
         return [point["status"] for point in member.get(f"/sweeps/{sweep}").json()["leaderboard"]]
 
     assert tried() == ["queued"]
@@ -117,13 +114,12 @@ def test_the_points_of_a_sweep_wait_for_room(service: Any, member: Any) -> None:
     assert sorted(tried()) == ["queued", "running"]
     limit(service, member, max_queued=None)
     assert sorted(tried()) == ["queued", "queued", "running"]
-    engine.dispose()
 
 
 @pytest.mark.parametrize("priority", [11, 100])
 def test_a_member_asks_for_no_priority_above_the_bound(service: Any, member: Any, priority: int) -> None:
     before = stored(service)
-    high = SPEC | {"priority": priority}
+    high = DIGITS_MLP | {"priority": priority}
     refused = member.post("/jobs", json=high)
     assert (refused.status_code, refused.json()["code"]) == (422, "priority_not_allowed")
     assert refused.json()["errors"] == [
@@ -133,12 +129,12 @@ def test_a_member_asks_for_no_priority_above_the_bound(service: Any, member: Any
             "code": "priority_not_allowed",
         }
     ]
-    batch = member.post("/jobs:batch", json={"jobs": [SPEC, high]})
+    batch = member.post("/jobs:batch", json={"jobs": [DIGITS_MLP, high]})
     assert [(error["loc"], error["code"]) for error in batch.json()["errors"]] == [
         ("jobs.1.priority", "priority_not_allowed")
     ]
     grid = {"kind": "grid", "values": {"priority": [0, priority]}}
-    sweep = member.post("/sweeps", json={"spec": SPEC, "parameters": grid, "objective": "validation_loss"})
+    sweep = member.post("/sweeps", json={"spec": DIGITS_MLP, "parameters": grid, "objective": "validation_loss"})
     assert [(error["loc"], error["code"]) for error in sweep.json()["errors"]] == [
         ("parameters.values.priority.1", "priority_not_allowed")
     ]
@@ -154,17 +150,18 @@ def test_a_member_asks_for_no_priority_above_the_bound(service: Any, member: Any
 def test_members_and_admins_have_what_is_within_their_bounds(service: Any, member: Any) -> None:
     for client, priorities in ((member, (-100, 0, 10)), (service.http, (-100, 100))):
         for priority in priorities:
-            answer = client.post("/jobs", json=SPEC | {"priority": priority})
+            answer = client.post("/jobs", json=DIGITS_MLP | {"priority": priority})
             assert (answer.status_code, answer.json()["priority"]) == (201, priority)
     for bad in (-101, 101, 1.5, "5", True):
-        answer = service.http.post("/jobs", json=SPEC | {"priority": bad})
+        answer = service.http.post("/jobs", json=DIGITS_MLP | {"priority": bad})
         assert (answer.status_code, answer.json()["errors"][0]["loc"]) == (422, "priority")
 
 
 def test_the_bounds_are_settings(service: Any, member: Any) -> None:
     token = member.headers["Authorization"].removeprefix("Bearer ")
     with service.another_api(member_max_priority=0, member_min_priority=-1) as api, api.client(token) as other:
-        statuses = [other.post("/jobs", json=SPEC | {"priority": priority}).status_code for priority in (-2, -1, 0, 1)]
+        asked = (DIGITS_MLP | {"priority": priority} for priority in (-2, -1, 0, 1))
+        statuses = [other.post("/jobs", json=spec).status_code for spec in asked]
     assert statuses == [422, 201, 201, 422]
 
 
@@ -217,7 +214,7 @@ def test_a_user_runs_no_more_jobs_at_once_than_allowed(start_service: Any) -> No
     service = start_service(slots=2)
     member = service.client(service.new_user("ada"))
     limit(service, member, max_running=1)
-    slow = SPEC | {"training": {"epochs": 10_000, "batch_size": 8}}
+    slow = DIGITS_MLP | {"training": {"epochs": 10_000, "batch_size": 8}}
     jobs = [member.post("/jobs", json=slow).json()["id"] for _ in range(2)]
     service.wait_for(jobs[0], lambda view: view["status"] == "running", 120)
     time.sleep(2.5)  # for longer than an idle slot, or the line, waits before it looks again

@@ -12,10 +12,10 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Engine, create_engine, delete, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
-from models.database import sync_sessions
+from harness.jobs import DIGITS_MLP, a_worker, add_job, claim
 from models.demand import GIB, Demand
 from models.forecast import Place, Running, Waiting
 from models.job import Job, Status
@@ -23,12 +23,10 @@ from models.line import waiting_line
 from models.schedule import Slot, schedule
 from models.settings import queue_rules
 from models.share import Share
-from models.spec import JobSpec
 from models.user import User
-from models.worker import Worker
 from worker.allocation import allocate, offer_of
 from worker.leases import end_attempt
-from worker.queue import Claim, claim_next
+from worker.queue import Claim
 
 # A virtual hour is so many seconds that those of the test itself, which the database's clock adds, do not count.
 HOUR = 1_000_000.0
@@ -62,18 +60,10 @@ class Lab:
         """Register the workers, without which nothing is held for them."""
         with self.sessions.begin() as session:
             session.add_all(
-                Worker(
-                    name=place.name,
-                    instance=place.name,
-                    host=place.name,
-                    version="",
-                    queues=["default"],
+                a_worker(
+                    place.name,
                     slots=place.slots,
-                    cores=place.slots,
-                    processor="",
-                    memory_bytes=GIB,
                     gpus=[{"uuid": uuid, "name": "", "memory_bytes": size} for uuid, size in place.gpus.items()],
-                    load={},
                     lease_seconds=1e9,
                 )
                 for place in self.places
@@ -90,16 +80,9 @@ class Lab:
 
     def submit(self, user: UUID, seconds: float, *, priority: int = 0, **resources: Any) -> UUID:
         """Add a job whose time is known; it is for the CPU unless its resources say something else."""
-        spec = {
-            "dataset": {"name": "digits"},
-            "network": {"name": "mlp"},
-            "priority": priority,
-            "resources": {"device": "cpu"} | resources,
-        }
+        spec = DIGITS_MLP | {"priority": priority, "resources": {"device": "cpu"} | resources}
         with self.sessions.begin() as session:
-            job = Job.submit(JobSpec.model_validate(spec).resolved().as_json(), user_id=user)
-            job.estimated_seconds = seconds
-            session.add(job)
+            job = add_job(session, spec, user=user, estimated_seconds=seconds)
         self.seconds[job.id], self.user_of[job.id] = seconds, user
         return job.id
 
@@ -159,20 +142,14 @@ class Lab:
         place = self.as_it_is(place)
         if len(place.running) >= place.slots:
             return False
-        with self.sessions.begin() as session:
-            claim = claim_next(
-                session,
-                worker=place.name,
-                offer=offer_of(place),
-                allocate=partial(allocate, place),
-                lease_seconds=60,
-                ahead_seconds=self.now,
-            )
-        if claim is None:
+        found = claim(
+            self.sessions, offer_of(place), allocate=partial(allocate, place), worker=place.name, ahead_seconds=self.now
+        )
+        if found is None:
             return False
-        job_id, ends = claim.job_id, self.now + self.seconds[claim.job_id]
+        job_id, ends = found.job_id, self.now + self.seconds[found.job_id]
         self.started[job_id] = self.now
-        self.running[job_id] = Run(claim, place.name, self.user_of[job_id], ends)
+        self.running[job_id] = Run(found, place.name, self.user_of[job_id], ends)
         heappush(self._ends, (ends, job_id))
         return True
 
@@ -186,26 +163,6 @@ def rules(**settings: float) -> Iterator[None]:
         queue_rules.cache_clear()
         yield
     queue_rules.cache_clear()
-
-
-@pytest.fixture(scope="module")
-def engine(start_service: Any) -> Iterator[Engine]:
-    """A migrated database that nothing else uses."""
-    stack = start_service(workers=0).stack
-    stack.kill_child("scheduler")
-    engine = create_engine(stack.database_url)
-    yield engine
-    engine.dispose()
-
-
-@pytest.fixture
-def sessions(engine: Engine) -> Iterator[sessionmaker[Session]]:
-    sessions = sync_sessions(engine)
-    yield sessions
-    with sessions.begin() as session:
-        session.execute(delete(Job))
-        session.execute(delete(Worker))
-        session.execute(delete(User).where(User.name.startswith("simulated-")))
 
 
 def worker(name: str, slots: int, *gib: int) -> Place:

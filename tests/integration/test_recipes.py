@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from harness.jobs import DIGITS_MLP
 from models.recipes import all_recipes
 
 HOUSING = Path(__file__).parents[3] / "shared" / "data" / "Housing.csv"
@@ -94,7 +95,7 @@ def test_another_network_or_data_set_does_not_go_under_the_recipes_name(
 
 
 def test_a_job_without_a_recipe_has_none(idle: Any) -> None:
-    spec = {"dataset": {"name": "digits"}, "network": {"name": "mlp"}}
+    spec = DIGITS_MLP
     assert idle.http.post("/jobs:validate", json=spec).json()["spec"]["recipe"] is None
 
 

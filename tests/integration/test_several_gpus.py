@@ -2,49 +2,25 @@
 
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import psutil
 import pytest
-from sqlalchemy import Engine, create_engine, func, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from models.database import sync_sessions
+from harness.jobs import DIGITS_MLP, add_job, claimed, supervisor_of
 from models.demand import GIB
 from models.job import Job, Status
 from models.line import Offer
 from models.records import Attempt, Epoch, JobResult
-from models.spec import JobSpec
-from models.user import FIRST_ADMIN, User
 from worker.forkserver import WarmForkserver, forkserver
-from worker.queue import claim_next
 from worker.settings import WorkerSettings
-from worker.supervisor import Supervisor
 
 GPUS = {"GPU-a": GIB, "GPU-b": GIB}
 OFFER = Offer(["default"], free_slots=1, has_gpus=True, idle_gpu_bytes=[GIB, GIB], shared_gpu_bytes=GIB, gpus=GPUS)
-SPEC: dict[str, Any] = {
-    "dataset": {"name": "digits"},
-    "network": {"name": "mlp"},
-    "training": {"epochs": 200, "batch_size": 16},
-    "resources": {"gpus": 2},
-}
-
-
-@pytest.fixture(scope="module")
-def engine(start_service: Any) -> Iterator[Engine]:
-    """A migrated database that nothing else uses."""
-    engine = create_engine(start_service(workers=0).stack.database_url)
-    yield engine
-    engine.dispose()
-
-
-@pytest.fixture
-def sessions(engine: Engine) -> sessionmaker[Session]:
-    return sync_sessions(engine)
+TRAINING = {"epochs": 200, "batch_size": 16}
 
 
 @pytest.fixture
@@ -52,31 +28,11 @@ def settings(tmp_path: Path, digits_cache: Path) -> WorkerSettings:
     return WorkerSettings(environment="development", artifacts_dir=tmp_path, datasets_dir=digits_cache)
 
 
-def submit(sessions: sessionmaker[Session]) -> UUID:
-    spec = JobSpec.model_validate(SPEC).resolved().as_json()
-    with sessions.begin() as session:
-        admin = session.scalars(select(User.id).where(User.name == FIRST_ADMIN)).one()
-        job = Job.submit(spec, user_id=admin)
-        session.add(job)
-        session.flush()
-        return job.id
-
-
 def start_attempt(sessions: sessionmaker[Session], settings: WorkerSettings) -> threading.Thread:
     """Claim the job for both GPUs, and supervise it in a thread."""
-    with sessions.begin() as session:
-        claim = claim_next(session, worker="a", offer=OFFER, allocate=lambda *_: tuple(GPUS), lease_seconds=60)
-    assert claim is not None
+    claim = claimed(sessions, OFFER, lease_seconds=60)
     assert claim.gpus == tuple(GPUS)
-    supervisor = Supervisor(
-        claim,
-        sessions=sessions,
-        settings=settings,
-        context=forkserver(),
-        threads=1,
-        gpu_bytes=GIB,
-        stopping=threading.Event(),
-    )
+    supervisor = supervisor_of(claim, sessions, settings, gpu_bytes=GIB)
     thread = threading.Thread(target=supervisor.run, daemon=True)
     thread.start()
     return thread
@@ -100,7 +56,8 @@ def test_a_job_one_of_whose_ranks_died_goes_on_from_its_checkpoint(
     sessions: sessionmaker[Session], settings: WorkerSettings
 ) -> None:
     WarmForkserver(forkserver()).make_ready()  # or the lease would begin while torch is imported
-    job_id = submit(sessions)
+    with sessions.begin() as session:
+        job_id = add_job(session, DIGITS_MLP | {"training": TRAINING, "resources": {"gpus": 2}}).id
     first = start_attempt(sessions, settings)
     deadline = time.monotonic() + 120
     while epochs(sessions, job_id) < 1:

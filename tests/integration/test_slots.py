@@ -1,6 +1,5 @@
 """The slots of a worker, with a real Postgres, real runners and pretended GPUs: the jobs train on the CPU."""
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,26 +9,21 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Engine, delete, select
+from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session, sessionmaker
 
-from local.stack import Stack
-from models.database import sync_engine, sync_sessions
+from harness.jobs import DIGITS_MLP, add_job, claimed, job_row, supervisor_of
 from models.demand import GIB
 from models.forecast import Place
 from models.job import Job, Status
-from models.pace import Pace
 from models.records import Attempt, Transition
-from models.settings import Settings
-from models.spec import JobSpec
-from models.user import FIRST_ADMIN, User
 from worker import slots
 from worker.allocation import allocate, offer_of
 from worker.forkserver import WarmForkserver, forkserver
 from worker.gpus import Gpu
 from worker.host import this_host
 from worker.messages import Failed
-from worker.queue import Claim, claim_next
+from worker.queue import Claim
 from worker.registration import Registration
 from worker.settings import WorkerSettings
 from worker.slots import Slots
@@ -40,25 +34,6 @@ GPUS = [
     Gpu(uuid=f"GPU-pretended-{letter}", name="Pretended", capability=(9, 0), memory_bytes=16 * GIB) for letter in "ab"
 ]
 FOR_EVER = 100_000  # epochs, of some milliseconds
-
-
-@pytest.fixture(scope="module")
-def engine(start_service: Any) -> Iterator[Engine]:
-    """A migrated database that no other worker uses."""
-    stack: Stack = start_service(workers=0).stack
-    stack.kill_child("scheduler")
-    engine = sync_engine(Settings(environment="development", database_url=stack.database_url), pool_size=CORES + 2)
-    yield engine
-    engine.dispose()
-
-
-@pytest.fixture
-def sessions(engine: Engine) -> Iterator[sessionmaker[Session]]:
-    sessions = sync_sessions(engine)
-    yield sessions
-    with sessions.begin() as session:
-        session.execute(delete(Job))
-        session.execute(delete(Pace))
 
 
 @pytest.fixture
@@ -95,7 +70,7 @@ class PretendedWorker:
     def reaches(self, job_id: UUID, status: Status) -> list[str]:
         """Return the GPUs of the job's last attempt once it has this status."""
         deadline = time.monotonic() + 60
-        while (job := row(self.sessions, job_id)).status != status:
+        while (job := job_row(self.sessions, job_id)).status != status:
             assert time.monotonic() < deadline, f"the job is {job.status}: {job.message}"
             time.sleep(0.02)
         with self.sessions() as session:
@@ -126,19 +101,8 @@ def running_worker(
 
 
 def submit(sessions: sessionmaker[Session], epochs: int = 1, **resources: Any) -> UUID:
-    body = {"dataset": {"name": "digits"}, "network": {"name": "mlp"}, "training": {"epochs": epochs}}
-    spec = JobSpec.model_validate(body | {"resources": resources}).resolved().as_json()
     with sessions.begin() as session:
-        admin = session.scalars(select(User.id).where(User.name == FIRST_ADMIN)).one()
-        job = Job.submit(spec, user_id=admin)
-        session.add(job)
-        session.flush()
-        return job.id
-
-
-def row(sessions: sessionmaker[Session], job_id: UUID) -> Job:
-    with sessions() as session:
-        return session.get_one(Job, job_id)
+        return add_job(session, DIGITS_MLP | {"training": {"epochs": epochs}, "resources": resources}).id
 
 
 def test_jobs_share_a_gpu_by_memory_and_one_that_is_exclusive_waits_for_an_idle_one(worker: PretendedWorker) -> None:
@@ -151,7 +115,7 @@ def test_jobs_share_a_gpu_by_memory_and_one_that_is_exclusive_waits_for_an_idle_
 
     alone = worker.submit(exclusive=True)
     assert worker.reaches(worker.submit(epochs=1, device="cpu"), Status.SUCCEEDED) == []
-    assert row(worker.sessions, alone).status == Status.QUEUED, "one of the CPU went by, and no GPU is idle"
+    assert job_row(worker.sessions, alone).status == Status.QUEUED, "one of the CPU went by, and no GPU is idle"
 
     worker.cancel(third)
     assert worker.reaches(alone, Status.RUNNING) == other
@@ -165,10 +129,10 @@ def test_what_runs_when_the_worker_stops_goes_back_to_the_queue_and_frees_its_gp
     with running_worker(sessions, settings, engine) as worker:
         job_id = worker.submit(gpus=1)
         worker.reaches(job_id, Status.RUNNING)
-    assert row(sessions, job_id).status == Status.QUEUED
+    assert job_row(sessions, job_id).status == Status.QUEUED
     with running_worker(sessions, settings, engine) as worker:
         worker.reaches(job_id, Status.RUNNING)
-        assert row(sessions, job_id).attempt == 2
+        assert job_row(sessions, job_id).attempt == 2
         worker.cancel(job_id)
 
 
@@ -180,7 +144,7 @@ def test_a_worker_that_may_take_no_jobs_claims_none(
     slots = Slots(settings, engine, GPUS, registration)
     assert registration.draining
     assert slots._claim() is None
-    assert row(sessions, job_id).attempt == 0
+    assert job_row(sessions, job_id).attempt == 0
     registration.start()
     try:
         claim = slots._claim()
@@ -219,7 +183,7 @@ def test_a_worker_that_has_lost_its_artifacts_takes_no_job_until_they_are_back(
         assert Slots(often, engine, GPUS, registration)._claim() is None
     finally:
         registration.stop()
-    assert row(sessions, job_id).attempt == 0
+    assert job_row(sessions, job_id).attempt == 0
     directory.mkdir()
     with running_worker(sessions, often, engine) as worker:
         worker.reaches(job_id, Status.SUCCEEDED)
@@ -266,24 +230,8 @@ def attempt(sessions: sessionmaker[Session], settings: WorkerSettings) -> Attemp
 
     def attempt(outcome: Failed) -> Claim:
         place = Place("a", settings.queues, has_gpus=True, slots=1, gpus={"GPU-a": 16 * GIB}, running=[])
-        with sessions.begin() as session:
-            claim = claim_next(
-                session,
-                worker="a",
-                offer=offer_of(place),
-                allocate=partial(allocate, place),
-                lease_seconds=30,
-            )
-        assert claim is not None
-        supervisor = Supervisor(
-            claim,
-            sessions=sessions,
-            settings=settings,
-            context=forkserver(),
-            threads=1,
-            gpu_bytes=16 * GIB,
-            stopping=threading.Event(),
-        )
+        claim = claimed(sessions, offer_of(place), allocate=partial(allocate, place))
+        supervisor = supervisor_of(claim, sessions, settings, gpu_bytes=16 * GIB)
         runner: Any = EndedRunner(outcome)
         supervisor._see_through(runner, claimed_at=time.monotonic())
         return claim
@@ -304,7 +252,7 @@ def test_a_job_whose_shared_gpu_has_no_more_memory_is_tried_once_more_with_one_o
 ) -> None:
     job_id = submit(sessions, gpu_memory_gb=4)
     assert not attempt(NO_GPU_MEMORY).demand.takes_whole_gpus
-    job = row(sessions, job_id)
+    job = job_row(sessions, job_id)
     assert (job.status, job.reason) == (Status.QUEUED, "out_of_memory")
     assert (job.exclusive, job.gpu_memory_bytes, job.retries) == (True, 4 * GIB, 0)
 
@@ -336,7 +284,7 @@ def test_a_job_that_would_have_no_more_memory_alone_fails_at_once(
 ) -> None:
     job_id = submit(sessions, **resources)
     attempt(outcome)
-    job = row(sessions, job_id)
+    job = job_row(sessions, job_id)
     assert (job.status, job.reason) == (Status.FAILED, "out_of_memory")
     assert job.exclusive == resources.get("exclusive", False)
 
@@ -362,5 +310,5 @@ def test_a_cancel_or_pause_that_was_asked_for_comes_before_another_try(
 
     monkeypatch.setattr(Supervisor, "_follow", asked_meanwhile)
     attempt(NO_GPU_MEMORY)
-    job = row(sessions, job_id)
+    job = job_row(sessions, job_id)
     assert (job.status, job.exclusive) == (status, exclusive)

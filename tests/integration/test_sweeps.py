@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-from models.database import sync_engine, sync_sessions
-from models.settings import Settings
 from models.sweep_spec import Bayesian
 from worker.sweeps.bayesian import Tried, propose
 from worker.sweeps.tick import advance_sweeps
@@ -333,18 +331,13 @@ def test_no_point_becomes_two_jobs_however_often_the_scheduler_is_killed(service
 
 def test_many_schedulers_at_once_make_one_job_of_each_point(idle: Any) -> None:
     sweep_id = submit(idle, sweep(listed(*[{"training.seed": seed} for seed in range(60)]), max_concurrent=50))["id"]
-    engine = sync_engine(Settings(DATABASE_URL=idle.stack.database_url, environment="development"), pool_size=4)
-    sessions = sync_sessions(engine)
-    try:
-        schedulers = [
-            Thread(target=lambda: [advance_sweeps(sessions, max_queued=10_000) for _ in range(10)]) for _ in range(4)
-        ]
-        for scheduler in schedulers:
-            scheduler.start()
-        for scheduler in schedulers:
-            scheduler.join()
-    finally:
-        engine.dispose()
+    schedulers = [
+        Thread(target=lambda: [advance_sweeps(idle.sessions, max_queued=10_000) for _ in range(10)]) for _ in range(4)
+    ]
+    for scheduler in schedulers:
+        scheduler.start()
+    for scheduler in schedulers:
+        scheduler.join()
     wait_for(idle, sweep_id, lambda view: view["tried"] == 50)
     jobs = jobs_of(idle, sweep_id)
     assert [job["spec"]["training"]["seed"] for job in jobs] == list(range(50)), "fifty wait, and no more are made"

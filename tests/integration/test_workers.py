@@ -6,10 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine
 
 from local.children import Child
-from models.database import sync_sessions
 from worker.host import this_host
 from worker.registration import Registration
 from worker.settings import WorkerSettings
@@ -254,11 +252,10 @@ def elsewhere(service: Any) -> Iterator[Callable[[str], Registration]]:
         lease_seconds=1,
         beat_seconds=0.1,
     )
-    engine = create_engine(service.stack.database_url)
     made: list[Registration] = []
 
     def registration(machine: str) -> Registration:
-        made.append(Registration(sync_sessions(engine), settings, this_host([], None)))
+        made.append(Registration(service.sessions, settings, this_host([], None)))
         made[-1]._instance = f"{machine} 1 1"
         return made[-1]
 
@@ -268,7 +265,6 @@ def elsewhere(service: Any) -> Iterator[Callable[[str], Registration]]:
         one._due.set()
         if one._thread.is_alive():
             one._thread.join()
-    engine.dispose()
 
 
 def fall_silent(registration: Registration) -> None:

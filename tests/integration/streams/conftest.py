@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 import httpx2
 import pytest
 
+from harness.jobs import DIGITS_MLP
 from models.job import CHANNEL
-
-SPEC = {"dataset": {"name": "digits"}, "network": {"name": "mlp"}}
 
 
 class Told(NamedTuple):
@@ -94,7 +93,7 @@ class Written:
 
     def __init__(self, service: Any) -> None:
         self._service = service
-        self.id: str = service.submit(SPEC)
+        self.id: str = service.submit(DIGITS_MLP)
         self.attempt = 0
 
     def start(self) -> None:

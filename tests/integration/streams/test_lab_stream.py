@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from harness.jobs import DIGITS_MLP
 from models.job import CHANNEL
 
-SPEC = {"dataset": {"name": "digits"}, "network": {"name": "mlp"}}
 UNKNOWN = "01a1fc05-96f8-74b8-9c20-173cf1283400"
 
 
@@ -19,7 +19,7 @@ def test_a_foreign_job_is_not_told_of_where_members_see_their_own(quiet: Any, wr
     with quiet.another_api(jobs_visible="own") as api, api.client(token) as client:
         answer = client.get(f"/jobs/{theirs.id}/stream")
         assert (answer.status_code, answer.json()["code"]) == (404, "job_not_found")
-        own = client.post("/jobs", json=SPEC).json()["id"]
+        own = client.post("/jobs", json=DIGITS_MLP).json()["id"]
         with stream(client, "/stream") as events, stream(quiet.http, "/stream") as of_admin:
             theirs.start()
             quiet.http.post(f"/jobs/{own}/cancel")

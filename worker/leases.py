@@ -26,16 +26,13 @@ def expire_leases(
     """Take every attempt whose lease has run out from its worker; return the jobs.
 
     The rows are locked as they are found, so a lease renewed in between is not expired, and two reapers never meet. No
-    lease counts as run out before the server has run, and the caller was in touch with it, for `lease_seconds`: until
-    then the workers may have had no chance to renew. The caller is asked once the rows are found: who had to wait for
-    them knows more then.
+    lease counts as run out before the caller was in touch with the jobs for `lease_seconds`: until then the workers may
+    have had no chance to renew. The caller is asked once the rows are found: who had to wait for them knows more then.
     """
-    lease = func.make_interval(0, 0, 0, 0, 0, 0, lease_seconds)
     now = func.statement_timestamp()  # what is spent in waiting for the table is not the workers' fault
     jobs = session.scalars(
         select(Job)
         .where(Job.status.in_(LIVE), Job.lease_expires_at < now)
-        .where(now > func.pg_postmaster_start_time() + lease)
         .order_by(Job.user_id)  # whose shares are charged: two reapers do not wait for each other
         .with_for_update(skip_locked=True)
     ).all()

@@ -114,6 +114,14 @@ def test_neither_a_running_job_nor_one_that_is_submitted_meanwhile_notices(
     assert outcomes == [{"outcome": "succeeded"}] * 3
 
 
+@pytest.mark.parametrize("fault", [killed, suspended])
+def test_an_idle_worker_finds_what_is_submitted_while_the_broker_is_away(fault: Fault, stack: Any) -> None:
+    with fault(stack):
+        job_id = stack.submit(SHORT)
+        assert stack.wait_for_end(job_id, PATIENCE_SECONDS)["status"] == "succeeded"
+    require_invariants(stack, [job_id])
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_worker_that_only_listens_is_woken_again_once_the_broker_is_back(fault: Fault, listening: Any) -> None:
     with fault(listening):

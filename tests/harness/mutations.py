@@ -80,22 +80,11 @@ MUTATIONS: Sequence[Mutation] = (
         ],
     ),
     Mutation(
-        name="time to report after the server's restart",
-        file="worker/leases.py",
-        guard="        .where(now > func.pg_postmaster_start_time() + lease)\n",
-        without="",
-        tests=[
-            "tests/faults/test_database_away.py::test_an_outage_of_three_leases_costs_neither_an_epoch_nor_the_attempt"
-        ],
-    ),
-    Mutation(
         name="a reaper that was cut off itself waits",
         file="worker/leases.py",
         guard="    if in_touch_seconds() < lease_seconds:\n        return []\n",
         without="",
-        tests=[
-            "tests/faults/test_database_away.py::test_an_outage_of_three_leases_costs_neither_an_epoch_nor_the_attempt"
-        ],
+        tests=["tests/integration/test_reaper.py::test_who_was_out_of_touch_gives_every_worker_a_lease_to_report"],
     ),
     Mutation(
         name="a claim whose commit was not heard of is found",
@@ -110,7 +99,7 @@ MUTATIONS: Sequence[Mutation] = (
         guard="timeout=self._settings.poll_seconds",
         without="timeout=None",
         tests=[
-            "tests/faults/test_broker_away.py::test_neither_a_running_job_nor_one_that_is_submitted_meanwhile_notices"
+            "tests/faults/test_broker_away.py::test_an_idle_worker_finds_what_is_submitted_while_the_broker_is_away"
         ],
     ),
     Mutation(

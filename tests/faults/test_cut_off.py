@@ -122,6 +122,28 @@ def test_another_worker_takes_over_and_late_words_and_files_of_the_first_are_gon
 
 
 @pytest.mark.usefixtures("first_alone")
+def test_what_a_runner_writes_after_the_job_has_ended_elsewhere_goes_when_its_worker_hears_of_that(
+    stack: Any, proxy: Proxy
+) -> None:
+    job_id = under_way(stack, SPEC | {"training": SPEC["training"] | {"epochs": 12}})
+    runner = psutil.Process(stack.runner_pid("worker-1"))
+    with proxy.away():
+        runner.suspend()  # it is slow
+        stack.stack.kill_child("worker-2", signal.SIGCONT)
+        assert stack.wait_for_end(job_id, PATIENCE_SECONDS)["status"] == "succeeded"
+        (recorded,) = stack.rows("SELECT max(epoch) AS last FROM epochs WHERE job_id = %s AND attempt = 1", job_id)
+
+        def has_late_files() -> bool:
+            return epoch_on_disk(stack, job_id, attempt=1) > int(recorded["last"])
+
+        runner.resume()
+        wait_until(has_late_files, watch=stack.stack.check, what="the first runner", seconds=PATIENCE_SECONDS)
+    runner.wait(PATIENCE_SECONDS)
+    wait_until(lambda: not has_late_files(), watch=stack.stack.check, what="the first worker", seconds=PATIENCE_SECONDS)
+    require_invariants(stack, [job_id], healed_at=last_start(stack, job_id))
+
+
+@pytest.mark.usefixtures("first_alone")
 def test_a_runner_ends_when_its_worker_was_cut_off_for_longer_than_the_setting(stack: Any, proxy: Proxy) -> None:
     job_id = under_way(stack, ENDLESS)
     runner = psutil.Process(stack.runner_pid("worker-1"))

@@ -179,7 +179,7 @@ MUTATIONS: Sequence[Mutation] = (
         guard="                self._leave_no_strays()\n",
         without="",
         tests=[
-            "tests/faults/test_cut_off.py::test_another_worker_takes_over_and_late_words_and_files_of_the_first_are_gone"
+            "tests/faults/test_cut_off.py::test_what_a_runner_writes_after_the_job_has_ended_elsewhere_goes_when_its_worker_hears_of_that"
         ],
     ),
 )

@@ -1,7 +1,6 @@
 """`python -m benchmarks.training`: measure our training against others and against the floor, and write the page."""
 
 import argparse
-import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from benchmarks.command import PAGE, publish, run, say
 from benchmarks.images import Images, place_images
 from benchmarks.loops import Bench
 from benchmarks.page import Figures, write
@@ -16,12 +16,10 @@ from benchmarks.processes import MeasurementFailed
 from benchmarks.rows import CPU_ROWS, GPU_ROWS, Row
 from benchmarks.service import IdleService, seconds_of_fresh_process
 from benchmarks.setting import Setting
-from benchmarks.tables import with_section
 from local.children import StackError
 from models.errors import TrainyardError
 from worker.processor import usable_cores
 
-_PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 _PARTS = ("loops", "start", "memory", "latency", "replicas", "reference")
 _REPLICAS = 8
 _STEPS_OF_REPLICAS = 40
@@ -56,10 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MeasurementFailed, StackError, TrainyardError) as error:
         print(error, file=sys.stderr)
         return 1
-    print(text)
-    if options.output is not None:
-        section = "gpu" if device == "cuda" else "cpu"
-        options.output.write_text(with_section(options.output.read_text(), section, text))
+    publish(text, "gpu" if device == "cuda" else "cpu", options.output)
     return 0
 
 
@@ -67,7 +62,7 @@ def _measure(options: Options, folder: Path) -> tuple[str, str]:
     """Return the device that was measured, and what was found in Markdown."""
     repeats_of_small = min(options.repeats, _MOST_REPEATS_OF_SMALL_PARTS)
     images = place_images(folder, options.cifar10, options.images)
-    with Bench.started(options.repeats, _say) as bench:
+    with Bench.started(options.repeats, say) as bench:
         machine = bench.environment(options.device)
         settings = [
             Setting(row, images, machine.device, threads=usable_cores()) for row in _rows(options, machine.device)
@@ -104,10 +99,10 @@ def _measure_service(options: Options, folder: Path, images: Images, figures: Fi
         if "start" in options.parts:
             figures.starts = [service.start_of_a_job() for _ in range(options.jobs)]
             figures.fresh_processes = [seconds_of_fresh_process() for _ in range(repeats)]
-            _say("start of jobs measured")
+            say("start of jobs measured")
         if "memory" in options.parts and images.from_cifar10:
             figures.memory = service.memory_with_cifar10()
-            _say("memory of a runner measured")
+            say("memory of a runner measured")
 
 
 def _rows(options: Options, device: str) -> list[Row]:
@@ -132,7 +127,7 @@ def _read(arguments: Sequence[str] | None) -> Options:
     if found.quick:
         found.repeats, found.jobs = _QUICK_REPEATS, _QUICK_JOBS
     elif found.output is None:
-        found.output = _PAGE
+        found.output = PAGE
     return Options(**vars(found))
 
 
@@ -150,10 +145,5 @@ def _command(options: Options) -> str:
     return f'make bench-training{tree} ARGS="{" ".join(arguments)}"'
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # by the way that ends all it started
-    sys.exit(main())
+    run(main)

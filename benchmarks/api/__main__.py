@@ -2,7 +2,6 @@
 
 import argparse
 import platform
-import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -18,11 +17,10 @@ from benchmarks.api.client import allow_many_files
 from benchmarks.api.page import Figures, write
 from benchmarks.api.servers import MLFLOWS, Servers, mlflow_version
 from benchmarks.api.setting import FULL, QUICK, Scale
+from benchmarks.command import PAGE, publish, run, say
 from benchmarks.processes import MeasurementFailed
-from benchmarks.tables import with_section
 from local.children import StackError
 
-_PAGE = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
 _SECTION = "api"
 _SOFTWARE = ("fastapi", "uvicorn", "pydantic", "sqlalchemy", "psycopg")
 
@@ -49,14 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             Bench.clients() as clients,
             Servers.started(Path(folder), options.mlflow) as servers,
         ):
-            Bench(servers, clients, figures, _say).measure(options.parts)
+            Bench(servers, clients, figures, say).measure(options.parts)
     except (MeasurementFailed, StackError, httpx2.HTTPError) as error:
         print(error, file=sys.stderr)
         return 1
-    text = write(figures)
-    print(text)
-    if options.output is not None:
-        options.output.write_text(with_section(options.output.read_text(), _SECTION, text))
+    publish(write(figures), _SECTION, options.output)
     return 0
 
 
@@ -73,7 +68,7 @@ def _read(arguments: Sequence[str] | None) -> Options:
     found = parser.parse_args(arguments)
     scale = QUICK if found.quick else FULL
     scale = replace(scale, rounds=found.rounds or scale.rounds, seconds=found.seconds or scale.seconds)
-    output = found.output or (None if found.quick else _PAGE)
+    output = found.output or (None if found.quick else PAGE)
     return Options(scale, found.parts, found.mlflow, found.quick, output)
 
 
@@ -93,10 +88,5 @@ def _software(mlflow: str | None) -> dict[str, str]:
     return found | ({"MLflow": f"{mlflow_version()} {mlflow}"} if mlflow else {})
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # by the way that ends all it started
-    sys.exit(main())
+    run(main)

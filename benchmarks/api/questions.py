@@ -102,7 +102,7 @@ def _our_list(ours: Ours) -> Load:
 
 def shown_items(ours: Ours) -> list[str]:
     """Return the JSON texts of the jobs on the first page of our list."""
-    return [json.dumps(item, separators=(",", ":")) for item in asked_once(_our_list(ours)).read()["items"]]
+    return [json.dumps(item, separators=(",", ":")) for item in _asked_once(_our_list(ours)).read()["items"]]
 
 
 def to_list(servers: Servers, experiment: str) -> Questions:
@@ -131,7 +131,7 @@ def to_log(mlflow: Server, run_id: str) -> Load:
     return _of_mlflow(mlflow, "runs/log-batch", *bodies)
 
 
-def asked_once(load: Load) -> Answer:
+def _asked_once(load: Load) -> Answer:
     """Ask the first of the requests; return its answer."""
 
     async def ask() -> Answer:
@@ -142,7 +142,7 @@ def asked_once(load: Load) -> Answer:
 
 
 def _expect(load: Load, name: str, count: int, fields: set[str]) -> None:
-    items: list[Mapping[str, Any]] = asked_once(load).read(load.status)[name]
+    items: list[Mapping[str, Any]] = _asked_once(load).read(load.status)[name]
     if len(items) != count or not all(fields <= item.keys() for item in items):
         raise MeasurementFailed(f"{load.requests[0]!r}: {len(items)} {name}, {count} with {fields} were expected")
 
@@ -156,7 +156,7 @@ def _unchanged(ours: Ours, paths: Sequence[str]) -> Load:
     """Return the same requests by who has had the answer already."""
     requests = []
     for path in paths:
-        tag = asked_once(_gets(ours, [path])).etag
+        tag = _asked_once(_gets(ours, [path])).etag
         if tag is None:
             raise MeasurementFailed(f"{path} has no ETag")
         requests.append(request("GET", path, {**ours.headers, "If-None-Match": tag}))

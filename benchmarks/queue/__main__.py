@@ -2,7 +2,6 @@
 
 import argparse
 import platform
-import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -13,15 +12,14 @@ from pathlib import Path
 
 import httpx2
 
+from benchmarks.command import PAGE, publish, run, say
 from benchmarks.processes import MeasurementFailed
 from benchmarks.queue import claims, submissions
 from benchmarks.queue.page import Figures, write
 from benchmarks.queue.setting import FULL, QUICK, Scale
-from benchmarks.tables import with_section
 from local.children import StackError
 from local.stack import Stack
 
-_PAGE = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
 _SECTION = "queue"
 _SOFTWARE = ("sqlalchemy", "psycopg")
 
@@ -43,14 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="trainyard-bench-") as folder:
             figures.claims = _measure_claims(Path(folder), options.scale)
-            figures.submissions = submissions.measure(Path(folder), options.scale, _say)
+            figures.submissions = submissions.measure(Path(folder), options.scale, say)
     except (MeasurementFailed, StackError, httpx2.HTTPError) as error:
         print(error, file=sys.stderr)
         return 1
-    text = write(figures)
-    print(text)
-    if options.output is not None:
-        options.output.write_text(with_section(options.output.read_text(), _SECTION, text))
+    publish(write(figures), _SECTION, options.output)
     return 0
 
 
@@ -58,7 +53,7 @@ def _measure_claims(folder: Path, scale: Scale) -> claims.Claims:
     stack = Stack(folder / "claims")
     try:
         stack.start(services=False)  # nobody else claims
-        return claims.measure(stack.database_url, scale, _say)
+        return claims.measure(stack.database_url, scale, say)
     finally:
         stack.stop()
 
@@ -72,7 +67,7 @@ def _read(arguments: Sequence[str] | None) -> Options:
     found = parser.parse_args(arguments)
     scale = QUICK if found.quick else FULL
     scale = replace(scale, claims=found.claims or scale.claims, submissions=found.submissions or scale.submissions)
-    return Options(scale, found.quick, found.output or (None if found.quick else _PAGE))
+    return Options(scale, found.quick, found.output or (None if found.quick else PAGE))
 
 
 def _command(options: Options) -> str:
@@ -82,10 +77,5 @@ def _command(options: Options) -> str:
     return f'make bench-queue ARGS="{" ".join(arguments)}"'
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # by the way that ends all it started
-    sys.exit(main())
+    run(main)

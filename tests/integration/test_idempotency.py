@@ -258,14 +258,21 @@ def test_while_the_first_is_being_answered_the_second_is_told_to_wait(service: A
     assert jobs(service) == before + 2
 
 
-def test_an_api_killed_between_commit_and_answer_gives_that_answer_when_asked_again(service: Any, key: str) -> None:
-    before = jobs(service)
+@contextmanager
+def api_killed_at_its_commit(service: Any, key: str) -> Iterator[None]:
+    """Kill the API while it commits a job that nobody will hear of; the commit goes on at the end."""
     with ThreadPoolExecutor(1) as pool, commits_held(service) as wait_for_commit:
         cut_off = pool.submit(submit, service.http, key, name="held")
         wait_for_commit()
         service.stack.kill_child("api")
         with pytest.raises(httpx2.TransportError):
             cut_off.result()
+        yield
+
+
+def test_an_api_killed_between_commit_and_answer_gives_that_answer_when_asked_again(service: Any, key: str) -> None:
+    before = jobs(service)
+    with api_killed_at_its_commit(service, key):
         assert jobs(service) == before
     deadline = time.monotonic() + 10
     while jobs(service) == before and time.monotonic() < deadline:  # Postgres goes on with the commit by itself
@@ -281,12 +288,7 @@ def test_an_api_killed_between_commit_and_answer_gives_that_answer_when_asked_ag
 
 def test_an_api_killed_before_the_commit_has_done_nothing_and_blocks_no_key(service: Any, key: str) -> None:
     before = jobs(service)
-    with ThreadPoolExecutor(1) as pool, commits_held(service) as wait_for_commit:
-        cut_off = pool.submit(submit, service.http, key, name="held")
-        wait_for_commit()
-        service.stack.kill_child("api")
-        with pytest.raises(httpx2.TransportError):
-            cut_off.result()
+    with api_killed_at_its_commit(service, key):
         service.rows(
             "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
         )  # the transaction ends without its commit

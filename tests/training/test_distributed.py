@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from harness.training import Fresh, MakeJob
 from models.result import EpochMetrics
 from models.spec import JobSpec
 from worker import checkpoints
@@ -25,10 +26,6 @@ from worker.forkserver import forkserver
 from worker.messages import RANK_DIED, Assignment, EpochEnded, Event, Failed, SavedCheckpoint, Succeeded
 from worker.runner_process import RunnerProcess
 from worker.training.distributed import MeetingPlace, RankStep, Together, draw_apart
-from worker.training.state import TrainState
-
-MakeJob = Callable[..., JobSpec]
-Fresh = Callable[[JobSpec], TrainState]
 
 # Of losses, and of weights beside the largest of their tensor. The sums of a batch are added in another order, which
 # float32 rounds by 6e-8; after these steps losses were off by 3e-7 at most, weights by 1.4e-6. With the mean over the

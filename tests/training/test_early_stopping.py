@@ -1,12 +1,12 @@
 """Early stopping: when it stops, which weights it leaves, and that a resume at any epoch changes neither."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from harness.training import Fresh, MakeJob, MakeSplit
 from models.result import EpochMetrics
 from models.spec import JobSpec
 from models.training_spec import EarlyStopping, StoppingMetric
@@ -14,10 +14,6 @@ from worker.training.data import DeviceSplit
 from worker.training.early_stopping import BestEpoch, better_of, patience_is_over
 from worker.training.loop import evaluate, fit
 from worker.training.state import TrainState
-
-MakeSplit = Callable[..., DeviceSplit]
-MakeJob = Callable[..., JobSpec]
-Fresh = Callable[[JobSpec], TrainState]
 
 OVERFITTING: dict[str, Any] = {"name": "mlp", "hidden": [64], "dropout": 0.2}
 

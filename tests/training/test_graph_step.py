@@ -8,16 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from harness.training import Fresh, MakeJob, MakeSplit
 from models.spec import JobSpec
 from worker.training.data import DeviceSplit
 from worker.training.graphs import GraphStep, Recorder, make_step
 from worker.training.loop import train_one_epoch
 from worker.training.state import TrainState
 from worker.training.step import EagerStep
-
-MakeSplit = Callable[..., DeviceSplit]
-MakeJob = Callable[..., JobSpec]
-Fresh = Callable[[JobSpec], TrainState]
 
 NETWORK: dict[str, Any] = {"name": "cnn", "channels": [4], "hidden": [8], "dropout": 0.2}
 SAMPLES, BATCH_SIZE, EPOCHS = 118, 16, 2  # seven whole batches and a smaller one

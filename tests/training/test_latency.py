@@ -8,13 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from harness.training import MakeSplit
 from models.result import Latency
 from models.spec import JobSpec
-from worker.training.data import DeviceSplit
 from worker.training.latency import _quantile, measure_latency
 from worker.training.state import TrainState
-
-MakeSplit = Callable[..., DeviceSplit]
 
 
 class Watched(nn.Module):

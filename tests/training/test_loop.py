@@ -2,7 +2,6 @@
 
 import copy
 import math
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,20 +10,13 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from harness.training import LINEAR, Fresh, MakeJob, MakeSplit
 from models.errors import NonFiniteLoss
 from models.spec import JobSpec
 from worker.training.data import DeviceSplit
 from worker.training.loop import evaluate, fit, train_one_epoch
 from worker.training.state import TrainState
 
-MakeSplit = Callable[..., DeviceSplit]
-MakeJob = Callable[..., JobSpec]
-Fresh = Callable[[JobSpec], TrainState]
-
-LINEAR: dict[str, Any] = {
-    "name": "sequential",
-    "layers": [{"kind": "flatten"}, {"kind": "linear", "out_features": 10}],
-}
 DROPPING: dict[str, Any] = {
     "name": "sequential",
     "layers": [

@@ -8,20 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from harness.training import LINEAR, Fresh, MakeJob, MakeSplit
 from models.spec import JobSpec
 from worker.training.data import DeviceSplit
 from worker.training.loop import fit, train_one_epoch
 from worker.training.state import TrainState
 from worker.training.step import squared_weights
-
-MakeSplit = Callable[..., DeviceSplit]
-MakeJob = Callable[..., JobSpec]
-Fresh = Callable[[JobSpec], TrainState]
-
-LINEAR: dict[str, Any] = {
-    "name": "sequential",
-    "layers": [{"kind": "flatten"}, {"kind": "linear", "out_features": 10}],
-}
 
 
 def weights_of(state: TrainState) -> list[Tensor]:

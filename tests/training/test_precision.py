@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,19 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
+from harness.training import Fresh, MakeJob, MakeSplit
 from models.errors import NonFiniteLoss
-from models.spec import JobSpec
 from models.training_spec import TrainingSpec
-from worker.training.data import DeviceSplit
 from worker.training.latency import measure_latency
 from worker.training.loop import evaluate, fit, train_one_epoch
 from worker.training.optimizers import build_optimizer
 from worker.training.precision import prepare_precision
 from worker.training.state import TrainState
-
-MakeSplit = Callable[..., DeviceSplit]
-MakeJob = Callable[..., JobSpec]
-Fresh = Callable[[JobSpec], TrainState]
 
 # torch 2.11 says so of a setting that its newer versions keep without a word.
 pytestmark = pytest.mark.filterwarnings("ignore:Please use the new API settings:UserWarning")

@@ -11,17 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
+from harness.training import MakeSplit
 from models.dataset_spec import ImagesDataset, NamedDataset, TableDataset
 from models.spec import JobSpec
 from worker import report_predictions as module
 from worker.datasets import PreparedData, prepare
 from worker.messages import EVENT, Predicted, Succeeded
 from worker.report_predictions import report_predictions
-from worker.training.data import DeviceSplit
 from worker.training.loop import Evaluation, evaluate
 from worker.training.state import TrainState
 
-MakeSplit = Callable[..., DeviceSplit]
 ROWS = 60
 
 

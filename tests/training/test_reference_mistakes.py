@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from harness.training import MakeJob
 from models.result import Diagnosis, Result
 from models.spec import JobSpec
 from worker.training.data import DeviceSplit
@@ -14,7 +15,6 @@ from worker.training.loop import evaluate, fit
 from worker.training.scores import classification_report, confusion_matrix
 from worker.training.state import TrainState
 
-MakeJob = Callable[..., JobSpec]
 RunJob = Callable[[JobSpec], Result]
 SHARING = {"name": "resnet", "channels": 4, "blocks": 3, "hidden": [8]}
 

@@ -1,7 +1,6 @@
 """A regression: its loss, its metrics without accuracies, and its errors against scikit-learn."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,18 +11,13 @@ from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 from torch.nn import functional
 
+from harness.training import Fresh, MakeJob, MakeSplit
 from models.errors import NonFiniteLoss
 from models.result import Scale
-from models.spec import JobSpec
 from worker.training.data import DeviceSplit
 from worker.training.latency import measure_latency
 from worker.training.loop import evaluate, fit, train_one_epoch
 from worker.training.scores import regression_scores
-from worker.training.state import TrainState
-
-MakeSplit = Callable[..., DeviceSplit]
-MakeJob = Callable[..., JobSpec]
-Fresh = Callable[[JobSpec], TrainState]
 
 TABLE: dict[str, Any] = {"name": "table", "file": "houses.csv", "target": "price", "features": ["a", "b", "c", "d"]}
 LINEAR: dict[str, Any] = {"name": "sequential", "layers": [{"kind": "linear", "out_features": 1}]}

@@ -12,6 +12,7 @@ import torch
 from scipy import stats  # type: ignore[import-untyped]
 from torch import Tensor
 
+from harness.training import Fresh, MakeJob, MakeSplit
 from models.across_seeds import figure_of, score_of
 from models.errors import InvalidSpec, NonFiniteLoss
 from models.result import EpochMetrics, Result
@@ -28,9 +29,6 @@ from worker.training.splits import Splits, put_splits
 from worker.training.state import TrainState
 from worker.training.vectorised import Group, group_sizes, train_together, why_in_turn
 
-MakeSplit = Callable[..., DeviceSplit]
-MakeJob = Callable[..., JobSpec]
-Fresh = Callable[[JobSpec], TrainState]
 ResultOf = Callable[[JobSpec], Result]
 Exactly = Callable[[Any], Any]
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from harness.training import Fresh, MakeJob, MakeSplit
 from models.spec import JobSpec
 from worker import checkpoints
 from worker.kept_checkpoints import KeptCheckpoints
@@ -24,9 +25,6 @@ from worker.training.data import DeviceSplit
 from worker.training.loop import fit
 from worker.training.state import TrainState
 
-MakeSplit = Callable[..., DeviceSplit]
-MakeJob = Callable[..., JobSpec]
-Fresh = Callable[[JobSpec], TrainState]
 Exactly = Callable[[Any], Any]
 Plain = Callable[[TrainState], dict[str, Any]]
 

@@ -12,6 +12,7 @@ import torch
 from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
+from harness.training import MakeJob, MakeSplit
 from models.spec import JobSpec
 from worker import checkpoints
 from worker.messages import SavedCheckpoint
@@ -19,8 +20,6 @@ from worker.training.data import DeviceSplit, Part
 from worker.training.replicas import Replicas
 from worker.training.splits import Splits
 
-MakeSplit = Callable[..., DeviceSplit]
-MakeJob = Callable[..., JobSpec]
 Exactly = Callable[[Any], Any]
 
 CPU = torch.device("cpu")

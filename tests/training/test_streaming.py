@@ -11,16 +11,12 @@ import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor
 
+from harness.training import Fresh, MakeJob
 from models.errors import InvalidData
 from models.result import Result
-from models.spec import JobSpec
 from worker.training.data import BatchedSplit, DeviceSplit
 from worker.training.loop import evaluate, fit, train_one_epoch
-from worker.training.state import TrainState
 from worker.training.streaming import StreamedSplit
-
-MakeJob = Callable[..., JobSpec]
-Fresh = Callable[[JobSpec], TrainState]
 
 CPU = torch.device("cpu")
 SCALE: dict[str, Any] = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.25)}

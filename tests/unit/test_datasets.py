@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from harness.cifar10_jpegs import needs_jpegs, unpack
 from models.dataset_spec import NamedDataset
 from models.datasets import DATASETS, DatasetName
 from models.errors import InvalidData
 from worker.datasets.image_data import ImageData
 from worker.datasets.loading import load_images
-
-JPEG_ARCHIVE = Path(__file__).parents[3] / "shared" / "data" / "cifar10-jpeg.tar.xz"
 
 
 def load(name: DatasetName, *, root: Path, resize: int | None = None, **options: Any) -> ImageData:
@@ -235,17 +233,9 @@ def test_the_digits_and_their_split_are_the_same_for_ever(digits: ImageData) -> 
     assert digits.checksum == "9f6a254d3faf029b33204267e58df819e055e292287fbffd9c5a2e1e4f2a0a83"
 
 
-@pytest.mark.skipif(not JPEG_ARCHIVE.exists(), reason="the JPEG tree of CIFAR-10 is not on this machine")
+@needs_jpegs
 def test_jpegs_of_the_real_cifar_tree_are_read(tmp_path: Path) -> None:
-    taken: dict[str, int] = {}
-    with tarfile.open(JPEG_ARCHIVE) as archive:
-        for member in archive:
-            folder = str(Path(member.name).parent)
-            if member.isfile() and taken.get(folder, 0) < 10:
-                archive.extract(member, tmp_path / "cifar10", filter="data")
-                taken[folder] = taken.get(folder, 0) + 1
-            if len(taken) == 20 and sum(taken.values()) == 200:
-                break
+    unpack(tmp_path / "cifar10", of_each=10)
     data = load("cifar10", root=tmp_path)
     assert data.train.images.shape == data.test.images.shape == (100, 3, 32, 32)
     mean = data.train.images.mean(axis=(0, 2, 3)) / 255

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,13 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 from PIL import Image
 
+from harness.cifar10_jpegs import needs_jpegs, unpack
 from models.dataset_spec import ImagesDataset, NamedDataset
 from models.errors import InvalidData
 from worker.datasets import PreparedData, prepare
 from worker.datasets.loading import load_images
 from worker.datasets.scaling import fit_channels
 
-JPEG_ARCHIVE = Path(__file__).parents[3] / "shared" / "data" / "cifar10-jpeg.tar.xz"
 CLASSES = ["cat", "ant", "bee"]
 
 
@@ -356,17 +355,9 @@ def test_a_folder_may_be_a_link_to_another_place(tmp_path: Path) -> None:
     assert load(tmp_path)[0].report.splits["test"].samples == 6
 
 
-@pytest.mark.skipif(not JPEG_ARCHIVE.exists(), reason="the JPEG tree of CIFAR-10 is not on this machine")
+@needs_jpegs
 def test_the_jpeg_tree_of_cifar10_is_a_set_of_images_too(tmp_path: Path) -> None:
-    taken: dict[str, int] = {}
-    with tarfile.open(JPEG_ARCHIVE) as archive:
-        for member in archive:
-            folder = str(Path(member.name).parent)
-            if member.isfile() and taken.get(folder, 0) < 5:
-                archive.extract(member, tmp_path / "cifar10", filter="data")
-                taken[folder] = taken.get(folder, 0) + 1
-            if len(taken) == 20 and sum(taken.values()) == 100:
-                break
+    unpack(tmp_path / "cifar10", of_each=5)
     (tmp_path / "images").mkdir()
     (tmp_path / "images/pets").symlink_to(tmp_path / "cifar10")
     named = NamedDataset(name="cifar10", validation=0.2)

@@ -69,20 +69,23 @@ def test_an_address_of_the_internet_is_one(address: str) -> None:
     assert is_public(ip_address(address))
 
 
+def url_of(address: str) -> httpx2.URL:
+    host = f"[{address}]" if ":" in address else address
+    return httpx2.URL(f"http://{host}/")
+
+
 @pytest.mark.parametrize("address", INNER)
 def test_such_an_address_is_refused_though_it_is_on_the_list(address: str) -> None:
     rules = Destinations([address], private_addresses=False)
-    host = f"[{address}]" if ":" in address else address
     with pytest.raises(WebhookAddressNotAllowed):
-        rules.check(httpx2.URL(f"http://{host}/"))
+        rules.check(url_of(address))
 
 
 @pytest.mark.parametrize("address", ["169.254.169.254", "0.0.0.0", "224.0.0.1", "::ffff:10.0.0.1", "fe80::1", "::"])
 def test_private_addresses_do_not_include_those_of_links_groups_and_disguises(address: str) -> None:
     rules = Destinations([address], private_addresses=True)
-    host = f"[{address}]" if ":" in address else address
     with pytest.raises(WebhookAddressNotAllowed):
-        rules.check(httpx2.URL(f"http://{host}/"))
+        rules.check(url_of(address))
 
 
 @pytest.mark.parametrize("address", ["10.0.0.1", "127.0.0.1", "192.168.1.1", "[fd00::1]", "[::1]", "100.64.0.1"])

@@ -6,17 +6,17 @@ from contextlib import asynccontextmanager
 
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-DATABASE_SECONDS = 12.0  # more than the server allows a statement: where it lives, it speaks first
+_DATABASE_SECONDS = 12.0  # more than the server allows a statement: where it lives, it speaks first
 
 
 @asynccontextmanager
 async def within_limit() -> AsyncIterator[None]:
     """Raise PoolTimeout, which is answered with 503, where the body waits for longer."""
-    limit = asyncio.timeout(DATABASE_SECONDS)
+    limit = asyncio.timeout(_DATABASE_SECONDS)
     try:
         async with limit:
             yield
     except TimeoutError:
         if not limit.expired():
             raise
-        raise PoolTimeout(f"the database did not answer for {DATABASE_SECONDS:g} s") from None
+        raise PoolTimeout(f"the database did not answer for {_DATABASE_SECONDS:g} s") from None

@@ -25,8 +25,8 @@ from api.statements import Connection, connection_of
 from api.strict_json import StrictRoute
 from models.idempotency import IdempotentAnswer, is_kept
 
-MAX_KEY_LENGTH = 255
-REPLAYED = "Idempotency-Replayed"
+_MAX_KEY_LENGTH = 255
+_REPLAYED = "Idempotency-Replayed"
 
 _RETRY_AFTER_SECONDS = 1
 
@@ -131,7 +131,7 @@ async def _keyed(
         Header(
             alias="Idempotency-Key",
             min_length=1,
-            max_length=MAX_KEY_LENGTH,
+            max_length=_MAX_KEY_LENGTH,
             pattern="^[ -~]+$",
             description="Of your choice, in printable ASCII; for 24 hours the same request with the same key is "
             "answered as the first time, and changes nothing.",
@@ -216,7 +216,7 @@ async def _fingerprint(request: Request, caller: Caller) -> bytes:
 
 
 def _replay(answer: IdempotentAnswer) -> Response:
-    headers = {REPLAYED: "true", "Cache-Control": "no-store"}
+    headers = {_REPLAYED: "true", "Cache-Control": "no-store"}
     if answer.location is not None:
         headers["Location"] = answer.location
     return Response(answer.body, answer.status, headers, answer.media_type)

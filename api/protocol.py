@@ -10,7 +10,7 @@ from uvicorn.server import ServerState
 from api.envelope import ALWAYS, request_id_of
 from api.problems import problem
 
-MAX_HEAD_BYTES = 32_768  # the longest of our own, 50 ids to compare, has 3,000
+_MAX_HEAD_BYTES = 32_768  # the longest of our own, 50 ids to compare, has 3,000
 
 
 def bounded_protocol(request_seconds: float) -> type[HttpToolsProtocol]:
@@ -63,7 +63,7 @@ class _BoundedProtocol(HttpToolsProtocol):
         if self._is_in_head:
             self._head_bytes += len(data)
         super().data_received(data)
-        if self._is_in_head and self._head_bytes > MAX_HEAD_BYTES:
+        if self._is_in_head and self._head_bytes > _MAX_HEAD_BYTES:
             self._refuse_head()
 
     def on_headers_complete(self) -> None:
@@ -73,7 +73,7 @@ class _BoundedProtocol(HttpToolsProtocol):
         version = self.parser.get_http_version()
         hosts = sum(name == b"host" for name, _ in self.headers)
         # As they came, with `: ` and a line break each.
-        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD_BYTES:
+        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > _MAX_HEAD_BYTES:
             self._refuse_head()
         elif version not in ("1.0", "1.1"):
             self._refuse(400, "malformed_request", "Speak HTTP/1.1.")
@@ -101,7 +101,7 @@ class _BoundedProtocol(HttpToolsProtocol):
         self._refuse(400, "malformed_request", "This is not HTTP as the service reads it.")
 
     def _refuse_head(self) -> None:
-        detail = f"Request line and headers may have {MAX_HEAD_BYTES:,} bytes at most."
+        detail = f"Request line and headers may have {_MAX_HEAD_BYTES:,} bytes at most."
         self._refuse(431, "headers_too_large", detail)
 
     def _refuse(self, status: int, code: str, detail: str) -> None:

@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect
 from api.access.caller import authenticated
 from api.problems import ProblemError
 
-MAX_BODY_BYTES = 1_048_576
+_MAX_BODY_BYTES = 1_048_576
 MAX_DEPTH = 32
 
 
@@ -21,7 +21,7 @@ class StrictRoute(APIRoute):
     One that takes no body has nothing to say of what is sent as one, but for its size.
     """
 
-    max_body_bytes = MAX_BODY_BYTES
+    max_body_bytes = _MAX_BODY_BYTES
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Wrap the request before FastAPI reads it."""

@@ -29,11 +29,11 @@ def score_of(values: Sequence[float | None]) -> ReplicaScore | None:
     if figure is None:
         return None
     count = len(figure.values)
-    reach = two_sided_t(_CONFIDENCE, count - 1) * figure.standard_deviation / math.sqrt(count)
+    reach = _two_sided_t(_CONFIDENCE, count - 1) * figure.standard_deviation / math.sqrt(count)
     return ReplicaScore(**figure.model_dump(), interval_95=(figure.mean - reach, figure.mean + reach))
 
 
-def two_sided_t(confidence: float, degrees: int) -> float:
+def _two_sided_t(confidence: float, degrees: int) -> float:
     """Return the t that Student's distribution of `degrees` of freedom stays within, on both sides, so confidently.
 
     `degrees` is 1 or more; the probability is inverted by halving, over the angle whose tangent is t / sqrt(degrees).

@@ -11,7 +11,7 @@ from models.layers import Shape
 from models.validation import Name, Strict
 
 DEFAULT_TEST_SPLIT = 0.2
-MAX_INPUTS = 65_536
+_MAX_INPUTS = 65_536
 
 
 def _validation_split(value: Any) -> Any:
@@ -201,8 +201,8 @@ class TableDataset(_Dataset):
     @model_validator(mode="after")
     def _columns_fit_together(self) -> "TableDataset":
         _distinct([self.target, *(feature.column for feature in self.features)])
-        if self.input_shape[0] > MAX_INPUTS:
-            raise PydanticCustomError("too_long", "The features make more than {limit} inputs", {"limit": MAX_INPUTS})
+        if self.input_shape[0] > _MAX_INPUTS:
+            raise PydanticCustomError("too_long", "The features make more than {limit} inputs", {"limit": _MAX_INPUTS})
         return self
 
     @property

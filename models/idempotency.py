@@ -8,7 +8,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base, DatabaseTime
 
-KEPT_FOR = timedelta(hours=24)  # as Stripe keeps them
+_KEPT_FOR = timedelta(hours=24)  # as Stripe keeps them
 
 
 class IdempotentAnswer(Base):
@@ -29,7 +29,7 @@ class IdempotentAnswer(Base):
 
 def is_kept() -> ColumnElement[bool]:
     """Return the condition that an answer is young enough to be given again, by the database's clock."""
-    return IdempotentAnswer.created_at > func.clock_timestamp() - KEPT_FOR
+    return IdempotentAnswer.created_at > func.clock_timestamp() - _KEPT_FOR
 
 
 def forget_answer(user_id: UUID, location: str) -> Delete:

@@ -10,7 +10,7 @@ from models.validation import Strict
 Shape = tuple[int, ...]
 
 MAX_LAYERS = 512
-MAX_REPEATS = 100
+_MAX_REPEATS = 100
 MAX_KERNEL_SIZE = 1_024
 
 Channels = Annotated[int, Field(ge=1, le=65_536)]
@@ -302,7 +302,7 @@ class Residual(Strict):
 
     kind: Literal["residual"] = "residual"
     layers: list["Layer"] = Field(min_length=1, max_length=MAX_LAYERS)
-    repeat: Annotated[int, Field(ge=1, le=MAX_REPEATS)] = 1
+    repeat: Annotated[int, Field(ge=1, le=_MAX_REPEATS)] = 1
     share_weights: bool = Field(
         default=False, description="One module applied `repeat` times, instead of `repeat` modules of the same kind."
     )

@@ -1,6 +1,6 @@
 """When waiting jobs run: the line played forward over the workers, without clock or database."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
@@ -12,6 +12,7 @@ from models.demand import Demand
 from models.forecast import Place, Waiting, starts_sooner
 from models.kind import Kind, Kinds, Turn
 from models.room import Need, Room, Stay
+from models.user_limits import UserLimits
 from models.wait_reason import NoEstimate
 
 MOST_STEPS = 1_200_000  # of one play, each a kind or a job that a worker looks at
@@ -96,7 +97,7 @@ class _Play:
         limits: Mapping[UUID, int],
         reserved: Mapping[str, UUID],
     ) -> None:
-        self._line, self._limits = line, limits
+        self._line = line
         self._now = 0.0
         self._steps = 0  # kinds and jobs that were looked at
         self._holds: dict[int, _Hold] = {}  # by the place of their job in the line
@@ -107,11 +108,7 @@ class _Play:
         self._due = set(self._workers)  # those for whom something has changed since they last claimed
         self._able = {(kind.queue, kind.demand) for worker in self._workers for kind in worker.needs}
         stays = [(worker, stay) for worker in self._workers for stay in worker.room.stays]
-        self._running_of: Counter[UUID | None] = Counter()
-        self._full: set[UUID] = set()
-        self._returned: list[UUID] = []  # users who could run one more job again, one after the other
-        for user in {*limits, *(stay.user for _, stay in stays)}:
-            self._count(user, sum(stay.user == user for _, stay in stays))
+        self._users = UserLimits(limits, self._kinds, (stay.user for _, stay in stays))
         self._order = count()
         self._ends = [(stay.ends, next(self._order), worker, stay) for worker, stay in stays if stay.ends < inf]
         heapify(self._ends)
@@ -127,16 +124,18 @@ class _Play:
 
     def _hold_as_reserved(self, places: Sequence[Place], kinds: Iterable[Kind], reserved: Mapping[str, UUID]) -> None:
         """Hold the workers for the jobs that they are held for already."""
-        place_of = {job.id: place for place, job in enumerate(self._line)}
         kind_of = {(kind.queue, kind.demand): kind for kind in kinds}
+        waiting = {
+            job.id: (place, kind_of[job.queue, job.demand]) for place, job in enumerate(self._line) if job.held is None
+        }
         for place, worker in zip(places, self._workers, strict=True):
-            held_for = place_of.get(reserved.get(place.name, UUID(int=0)))
-            if held_for is not None:
-                job = self._line[held_for]
-                need = worker.needs.get(kind_of[job.queue, job.demand]) if job.held is None else None
-                if need is not None:
-                    worker.held_for = held_for
-                    self._holds[held_for] = _Hold(worker, self._start_of(worker, need))
+            job_id = reserved.get(place.name)
+            if job_id not in waiting:
+                continue
+            held_for, kind = waiting[job_id]
+            if (need := worker.needs.get(kind)) is not None:
+                worker.held_for = held_for
+                self._holds[held_for] = _Hold(worker, self._start_of(worker, need))
 
     def _claim_all(self) -> None:
         """Let one worker after the other claim what it can, until there is nothing to claim."""
@@ -206,7 +205,7 @@ class _Play:
     def _of_free_users(self, turns: Iterable[Turn]) -> Iterator[Turn]:
         for turn in turns:
             self._steps += 1
-            if turn[1] not in self._full:
+            if not self._users.is_full(turn[1]):
                 yield turn
 
     def _passing(self, worker: _Worker, reserved: Need) -> _Candidate | None:
@@ -233,7 +232,7 @@ class _Play:
             if turn is not None:
                 best = _earlier(best, _Candidate(turn, kind, need))
         if best is None:
-            worker.in_vain = _InVain(reserved, start, len(self._returned))
+            worker.in_vain = _InVain(reserved, start, len(self._users.returned))
         return best
 
     def _that_may_pass(self, worker: _Worker, reserved: Need, start: float) -> Iterable[tuple[Turn, Kind]]:
@@ -241,7 +240,7 @@ class _Play:
         last = worker.in_vain
         if last is None or (last.reserved, last.start) != (reserved, start):
             return self._kinds
-        return self._kinds.of(self._returned[last.returns :])
+        return self._kinds.of(self._users.returned[last.returns :])
 
     def _start(self, worker: _Worker, found: _Candidate) -> None:
         place, user = found.turn
@@ -256,7 +255,7 @@ class _Play:
         stay = Stay(found.need, worker.room.without(found.spared).choose(found.need), ends, user)
         worker.room.take(stay)
         worker.starts.clear()
-        self._count(user, 1)
+        self._users.count(user, 1)
         if ends < inf:
             heappush(self._ends, (ends, next(self._order), worker, stay))
             self._slots[job.id] = Slot(self._now, ends)
@@ -272,23 +271,8 @@ class _Play:
             worker.starts.clear()
             worker.in_vain = None
             self._due.add(worker)
-            if self._count(stay.user, -1):
+            if self._users.count(stay.user, -1):
                 self._due.update(self._workers)  # a slot may be free for want of this user's jobs
-
-    def _count(self, user: UUID | None, more: int) -> bool:
-        """Count a user's running jobs, let compete who may run one more, and return whether that has changed."""
-        self._running_of[user] += more
-        if user is None or user not in self._limits:
-            return False
-        was_full, is_full = user in self._full, self._running_of[user] >= self._limits[user]
-        if is_full and not was_full:
-            self._full.add(user)
-            self._kinds.set_aside(user)
-        if was_full and not is_full:
-            self._full.discard(user)
-            self._returned.append(user)
-            self._kinds.bring_back(user)
-        return is_full != was_full
 
     def _never(self, job: Waiting) -> Slot:
         """Return why a job got no place in the whole play."""
@@ -299,7 +283,7 @@ class _Play:
         elif self._steps >= MOST_STEPS:
             why = NoEstimate.TOO_COMPLEX
         else:
-            why = NoEstimate.USER_LIMIT if job.user in self._full else NoEstimate.JOB_AHEAD_NOT_MEASURED
+            why = NoEstimate.USER_LIMIT if self._users.is_full(job.user) else NoEstimate.JOB_AHEAD_NOT_MEASURED
         return Slot(None, None, why)
 
 

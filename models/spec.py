@@ -21,7 +21,7 @@ from models.validation import MetadataKey, MetadataValue, Name, QueueName, Stric
 _CHOSEN_SEED_BITS = 31
 DEFAULT_QUEUE = "default"
 MAX_PRIORITY = 100
-MAX_GPUS = 64
+_MAX_GPUS = 64
 MAX_TAGS = 20
 _MAX_GPU_MEMORY_GB = 1_024
 _LEAST_MEMORY_GB = 0.5  # torch takes 0.2 to 0.4 for itself
@@ -39,7 +39,7 @@ class ResourcesSpec(Strict):
     """Where to run, and for how long at most."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    gpus: Annotated[int, Field(ge=1, le=MAX_GPUS)] = Field(
+    gpus: Annotated[int, Field(ge=1, le=_MAX_GPUS)] = Field(
         default=1, description="GPUs of one host, where it runs on GPUs; several train as one."
     )
     gpu_memory_gb: _GpuMemory | Literal["auto"] = Field(

@@ -25,7 +25,7 @@ def best_values(sweep_id: UUID, objective: Objective, *, maximizes: bool) -> Sel
         value = _of_result(objective)
         statement = select(JobResult.job_id, cast(null(), Integer), value).join(Job, Job.id == JobResult.job_id)
         return statement.where(Job.sweep_id == sweep_id, _is_finite(value))
-    value = of_epoch(objective)
+    value = _of_epoch(objective)
     best_first = value.desc() if maximizes else value.asc()
     return (
         select(Epoch.job_id, Epoch.epoch, value)
@@ -41,7 +41,7 @@ def curves(sweep_id: UUID, objective: Objective) -> Select[UUID, Sequence[int], 
 
     As arrays, a row per job: a large sweep has some 300,000 epochs.
     """
-    value = of_epoch(objective)
+    value = _of_epoch(objective)
     epochs: ColumnElement[Sequence[int]] = _in_order(Epoch.epoch.expression)
     values: ColumnElement[Sequence[float]] = _in_order(value)
     recorded: ColumnElement[Sequence[datetime]] = _in_order(Epoch.recorded_at.expression)
@@ -53,7 +53,7 @@ def curves(sweep_id: UUID, objective: Objective) -> Select[UUID, Sequence[int], 
     )
 
 
-def of_epoch(objective: Objective) -> ColumnElement[float]:
+def _of_epoch(objective: Objective) -> ColumnElement[float]:
     """Return an epoch's value of an objective that is measured in each; of a job with replicas it is their mean."""
     return func.coalesce(Epoch.replicas[(objective, "mean")].as_float(), getattr(Epoch, objective))
 

@@ -14,11 +14,11 @@ from models.training_spec import MAX_EPOCHS
 from models.validation import Name, Strict
 
 MAX_POINTS = 1_000
-MAX_CONCURRENT = 100
+_MAX_CONCURRENT = 100
 MAX_PARAMETERS = 32
-MAX_CHOICES = 100
+_MAX_CHOICES = 100
 _LARGEST = 1e12
-MAX_STEPS = 1_000_000_000  # of a range: beyond, a double no longer tells one value from the next
+_MAX_STEPS = 1_000_000_000  # of a range: beyond, a double no longer tells one value from the next
 _SIGNIFICANT_DIGITS = 12  # of a stepped value: 0.1 + 2 x 0.1 is 0.3
 
 Objective = Literal[
@@ -123,8 +123,8 @@ class Range(Strict):
             raise PydanticCustomError("range", "A range on a log scale needs a `low` above 0, and no `step`")
         if self.step is not None and self.step > self.high - self.low:
             raise PydanticCustomError("range", "`step` must not be larger than the range")
-        if self.step is not None and (self.high - self.low) / self.step > MAX_STEPS:
-            raise PydanticCustomError("range", f"`step` must leave at most {MAX_STEPS:,} values")
+        if self.step is not None and (self.high - self.low) / self.step > _MAX_STEPS:
+            raise PydanticCustomError("range", f"`step` must leave at most {_MAX_STEPS:,} values")
         if self.integer and not all(edge.is_integer() for edge in (self.low, self.high, self.step or 1.0)):
             raise PydanticCustomError("range", "A range of integers needs whole numbers")
         return self
@@ -168,7 +168,7 @@ class Range(Strict):
 class Choices(Strict):
     """One of several values, in no order."""
 
-    choices: list[JsonValue] = Field(min_length=1, max_length=MAX_CHOICES)
+    choices: list[JsonValue] = Field(min_length=1, max_length=_MAX_CHOICES)
 
     def value_at(self, fraction: float) -> JsonValue:
         """Return the choice at a fraction, from 0 to below 1, of the way through the list."""
@@ -258,7 +258,7 @@ class SweepSpec(Strict):
         "Of a job with replicas their mean."
     )
     direction: Direction | None = Field(default=None, description="Unset: accuracies are maximized, losses minimized.")
-    max_concurrent: Annotated[int, Field(ge=1, le=MAX_CONCURRENT)] = Field(
+    max_concurrent: Annotated[int, Field(ge=1, le=_MAX_CONCURRENT)] = Field(
         default=4, description="How many of its jobs may wait or run at a time."
     )
     early_stop: EarlyStop | None = None

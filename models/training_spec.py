@@ -11,7 +11,7 @@ from models.validation import Strict
 
 MAX_SEED = 2**32 - 1  # of a larger one torch's generator on a CPU takes the low 32 bits: two seeds would be one
 MAX_EPOCHS = 100_000
-MAX_REPLICAS = 64
+_MAX_REPLICAS = 64
 
 LearningRate = Annotated[float, Field(gt=0, le=1_000)]
 Decay = Annotated[float, Field(ge=0, le=1_000)]
@@ -191,7 +191,7 @@ class TrainingSpec(Strict):
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = Field(
         default=None, description="Chosen at submit and recorded where none is given."
     )
-    replicas: Annotated[int, Field(ge=1, le=MAX_REPLICAS)] = Field(
+    replicas: Annotated[int, Field(ge=1, le=_MAX_REPLICAS)] = Field(
         default=1,
         description="The spec is trained so many times, each as the single job with its seed: seed, seed + 1, ...; "
         "epochs and result are those of the first, with means, standard deviations and all values beside them. "

@@ -17,8 +17,8 @@ from models.job import Job, Status, database_now_plus
 from models.user import User
 
 PING = "webhook.ping"
-LOG_KEPT_FOR = timedelta(days=30)
-GIVEN_UP_LIMIT = 10  # deliveries in a row; each was tried for hours
+_LOG_KEPT_FOR = timedelta(days=30)
+_GIVEN_UP_LIMIT = 10  # deliveries in a row; each was tried for hours
 
 
 class Audience(StrEnum):
@@ -77,7 +77,7 @@ class Webhook(Base):
             self.given_up = 0
         elif delivery.status == DeliveryStatus.FAILED:
             self.given_up += 1
-            if self.enabled and self.given_up >= GIVEN_UP_LIMIT:
+            if self.enabled and self.given_up >= _GIVEN_UP_LIMIT:
                 self.enabled = False
                 self.disabled_reason = f"{self.given_up} deliveries in a row were given up. The last: {error}"
                 return True
@@ -146,4 +146,4 @@ class DeliveryAttempt(Base):
 
 def forget_old_deliveries() -> Delete:
     """Return the statement that deletes what is too old for the log, also where it was never delivered."""
-    return delete(Delivery).where(Delivery.created_at < func.clock_timestamp() - LOG_KEPT_FOR)
+    return delete(Delivery).where(Delivery.created_at < func.clock_timestamp() - _LOG_KEPT_FOR)

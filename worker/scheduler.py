@@ -10,7 +10,7 @@ from celery.beat import ScheduleEntry, Scheduler
 from kombu.exceptions import OperationalError as BrokerAway
 from redis.exceptions import RedisError
 from sqlalchemy import Engine
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, sessionmaker
 
 from models.database import sync_engine, sync_sessions
 from models.idempotency import forget_old_answers
@@ -28,15 +28,11 @@ from worker.sweeps.tick import advance_sweeps
 
 log = structlog.get_logger(__name__)
 
-_SWEEP = "trainyard.sweep"
-_ADVANCE_SWEEPS = "trainyard.advance_sweeps"
-_TIDY = "trainyard.tidy"
-_REMOVE = "trainyard.remove"
 _TIDY_SECONDS = 60
 _SOCKET_TIMEOUT_SECONDS = 1
 
 
-class LocalScheduler(Scheduler):
+class _LocalScheduler(Scheduler):
     """Runs due entries in this process: a lost lease must be seen also while no worker is alive to run a task."""
 
     producer: Any = None  # beat would wait for the broker before each entry
@@ -79,60 +75,63 @@ class _Servers:
             self._broker.is_over()
 
 
-def scheduler_app(settings: WorkerSettings, engine: Engine) -> Celery:
-    """Return an application whose beat sweeps up every `settings.sweep_seconds`, and gives sweeps their points."""
-    app = Celery("trainyard-scheduler", set_as_current=False)
-    app.conf.update(celery_settings(settings, socket_timeout_seconds=_SOCKET_TIMEOUT_SECONDS))
-    app.conf.beat_schedule = {
-        "sweep": {"task": _SWEEP, "schedule": settings.sweep_seconds},
-        "advance-sweeps": {"task": _ADVANCE_SWEEPS, "schedule": settings.point_seconds},
-        "tidy": {"task": _TIDY, "schedule": _TIDY_SECONDS},
-        "remove": {"task": _REMOVE, "schedule": settings.removal_seconds},
-    }
-    app.conf.beat_scheduler = LocalScheduler
-    app.conf.beat_max_loop_interval = settings.sweep_seconds
-    sessions = sync_sessions(engine)
-    reaper = Reaper(sessions, settings, every_seconds=settings.sweep_seconds)
-    retention = Retention(sessions, settings)
-    servers = _Servers(app)
+class _Duties:
+    """What is done again and again; each returns the queues whose workers are to be woken for it."""
 
-    def sweep_up() -> Collection[str]:
-        reaper.sweep()
-        if settings.preemption:
-            with sessions.begin() as session:
-                make_room(session, wait_seconds=settings.preemption_wait_seconds)
-        with sessions.begin() as session:
+    def __init__(self, settings: WorkerSettings, sessions: sessionmaker[Session]) -> None:
+        """Work through `sessions`."""
+        self._settings = settings
+        self._sessions = sessions
+        self._reaper = Reaper(sessions, settings, every_seconds=settings.sweep_seconds)
+        self._retention = Retention(sessions, settings)
+
+    def sweep(self) -> Collection[str]:
+        """End lost leases and make room for higher priorities; return the queues in which a job waits."""
+        self._reaper.sweep()
+        if self._settings.preemption:
+            with self._sessions.begin() as session:
+                make_room(session, wait_seconds=self._settings.preemption_wait_seconds)
+        with self._sessions.begin() as session:
             return queues_with_work(session)
 
-    def clean() -> Collection[str]:
-        with sessions.begin() as session:
+    def advance_sweeps(self) -> Collection[str]:
+        """Give the open sweeps of parameters their next jobs."""
+        return advance_sweeps(self._sessions, max_queued=self._settings.max_queued)
+
+    def tidy(self) -> Collection[str]:
+        """Delete what is past its time."""
+        with self._sessions.begin() as session:
             tidy(session)
         return ()
 
-    def remove_jobs() -> Collection[str]:
-        retention.remove()
+    def remove(self) -> Collection[str]:
+        """Remove the files, then the rows, of jobs that were deleted or are past their time."""
+        self._retention.remove()
         return ()
 
-    @app.task(name=_SWEEP, ignore_result=True)
-    def sweep() -> None:
-        """End lost leases, make room for higher priorities, and wake the workers of the queues in which a job waits."""
-        servers.visit(sweep_up)
 
-    @app.task(name=_ADVANCE_SWEEPS, ignore_result=True)
-    def advance() -> None:
-        """Give the open sweeps of parameters their next jobs, then wake the workers of the queues that got one."""
-        servers.visit(lambda: advance_sweeps(sessions, max_queued=settings.max_queued))
+def _scheduler_app(settings: WorkerSettings, engine: Engine) -> Celery:
+    """Return an application whose beat does each duty as often as the settings say."""
+    app = Celery("trainyard-scheduler", set_as_current=False)
+    app.conf.update(celery_settings(settings, socket_timeout_seconds=_SOCKET_TIMEOUT_SECONDS))
+    app.conf.beat_scheduler = _LocalScheduler
+    app.conf.beat_max_loop_interval = settings.sweep_seconds
+    servers = _Servers(app)
+    duties = _Duties(settings, sync_sessions(engine))
 
-    @app.task(name=_TIDY, ignore_result=True)
-    def tidy_up() -> None:
-        """Delete what is past its time."""
-        servers.visit(clean)
+    def repeat(name: str, act: Callable[[], Collection[str]], seconds: float) -> dict[str, Any]:
+        @app.task(name=name, ignore_result=True)
+        def visit() -> None:
+            servers.visit(act)
 
-    @app.task(name=_REMOVE, ignore_result=True)
-    def remove() -> None:
-        """Remove the files, then the rows, of jobs that were deleted or are past their time."""
-        servers.visit(remove_jobs)
+        return {"task": name, "schedule": seconds}
 
+    app.conf.beat_schedule = {
+        "sweep": repeat("trainyard.sweep", duties.sweep, settings.sweep_seconds),
+        "advance-sweeps": repeat("trainyard.advance_sweeps", duties.advance_sweeps, settings.point_seconds),
+        "tidy": repeat("trainyard.tidy", duties.tidy, _TIDY_SECONDS),
+        "remove": repeat("trainyard.remove", duties.remove, settings.removal_seconds),
+    }
     return app
 
 
@@ -156,7 +155,7 @@ def main() -> None:
     logging.getLogger("celery.beat").setLevel(logging.WARNING)  # else a line for each visit, more than one a second
     settings = read_settings(WorkerSettings)
     engine = sync_engine(settings, pool_size=1)
-    app = scheduler_app(settings, engine)
+    app = _scheduler_app(settings, engine)
     log.info("scheduler_started", sweep_seconds=settings.sweep_seconds)
     app.Beat(loglevel="INFO", quiet=True).run()
 

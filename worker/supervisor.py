@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from multiprocessing.context import ForkServerContext
 from threading import Event as Flag
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import structlog
 from sqlalchemy.orm import Session, sessionmaker
@@ -26,31 +26,14 @@ from worker.outage import DATABASE_AWAY, Outage
 from worker.queue import Claim
 from worker.runner_process import RunnerProcess
 from worker.settings import WorkerSettings
+from worker.stop_request import StopRequest
 
 log = structlog.get_logger(__name__)
 
-CONTROL_SECONDS = 0.25  # how often a request to stop is looked for
-STOP_GRACE_SECONDS = 0.75  # a cancel must free the slot within two seconds
-Purpose = Literal["shutdown", "cancel", "pause", "preemption"]
-# What may wait for the end of the epoch loses nothing; lease and time limit end it all the same.
-_GRACE_SECONDS: dict[Purpose, float | None] = {
-    "shutdown": STOP_GRACE_SECONDS,
-    "cancel": STOP_GRACE_SECONDS,
-    "pause": None,
-    "preemption": None,
-}
-# Why a job that runs goes back to the queue; None: the request was taken back, and the runner had left already.
-_STOPPED_FOR: dict[Purpose | None, str] = {
-    "shutdown": "The worker was shut down.",
-    "cancel": "The attempt was stopped.",
-    "pause": "The attempt had stopped before the request was taken back.",
-    "preemption": "A job of higher priority needed its slot.",
-    None: "The attempt had stopped before the request was taken back.",
-}
-_SEEN: dict[Purpose | None, FaultPoint] = {"cancel": FaultPoint.CANCEL_SEEN, "pause": FaultPoint.PAUSE_SEEN}
-RETRY_SECONDS = 4.0  # at most, between two tries to reach a database that is away
-LOG_SECONDS = 1.0  # output is gathered this long before it is stored as one piece
-LEASE_MARGIN = 0.05  # the runner of a suspended worker ends itself this part of the lease before its end
+_CONTROL_SECONDS = 0.25  # how often a request to stop is looked for
+_RETRY_SECONDS = 4.0  # at most, between two tries to reach a database that is away
+_LOG_SECONDS = 1.0  # output is gathered this long before it is stored as one piece
+_LEASE_MARGIN = 0.05  # the runner of a suspended worker ends itself this part of the lease before its end
 _ALONE = "The memory of a GPU that it shared did not suffice. Goes on once more with a GPU of its own."
 
 _OUTAGE = "outage"  # what a runner is killed for when nobody has renewed its lease for too long
@@ -85,10 +68,9 @@ class Supervisor:
         self._pending: deque[Event] = deque()
         self._printed = ""
         self._piece = ""  # of the log, whose recording may have failed: the same is tried again
-        self._database = Outage("database", longest_seconds=min(RETRY_SECONDS, settings.lease_seconds / 4))
+        self._database = Outage("database", longest_seconds=min(_RETRY_SECONDS, settings.lease_seconds / 4))
         self._outcome: Succeeded | Failed | None = None
-        self._asked: Purpose | None = None  # what the runner is to stop for
-        self._may_have_left = False  # it was asked at least once
+        self._stop_request = StopRequest()
         self._next_beat = 0.0
         self._next_control = 0.0
         self._next_log = 0.0
@@ -175,18 +157,18 @@ class Supervisor:
         While the database is away the runner trains on, and what it says is kept, for up to `outage_seconds`.
         """
         while True:
-            ended = runner.wait(CONTROL_SECONDS)
+            ended = runner.wait(_CONTROL_SECONDS)
             self._pending.extend(runner.take_events())
             # What comes while this waits to be stored is kept there, the newest of it, with a note of what was dropped.
             self._printed = self._printed or runner.take_output()
             if ended and not (self._pending or self._printed or self._piece):
                 return
             if self._stopping.is_set() and not ended:
-                self._ask_to_stop(runner, "shutdown")  # which needs no database
+                self._stop_request.tell(runner, "shutdown")  # which needs no database
             if self._database.is_due:
                 self._visit_database(runner, ended)
             elif ended:
-                time.sleep(CONTROL_SECONDS)  # no news will come
+                time.sleep(_CONTROL_SECONDS)  # no news will come
 
     def _visit_database(self, runner: RunnerProcess, ended: bool) -> None:
         try:
@@ -224,7 +206,7 @@ class Supervisor:
         if self._piece:
             self._record.add_log(self._piece)
             self._piece = ""
-            self._next_log = time.monotonic() + LOG_SECONDS
+            self._next_log = time.monotonic() + _LOG_SECONDS
 
     def _beat(self, runner: RunnerProcess) -> None:
         if time.monotonic() < self._next_beat:
@@ -236,7 +218,7 @@ class Supervisor:
 
     def _extend_lease(self, runner: RunnerProcess, renewed_at: float) -> None:
         # Counted from before the renewal was sent: a suspended worker's runner ends before the database's lease does.
-        alone = self._settings.lease_seconds * (1 - LEASE_MARGIN)
+        alone = self._settings.lease_seconds * (1 - _LEASE_MARGIN)
         runner.set_lease_end(renewed_at + alone, alone)
         runner.set_deadline(_OUTAGE, renewed_at + self._settings.outage_seconds)
         self._next_beat = renewed_at + self._settings.beat_seconds
@@ -244,23 +226,9 @@ class Supervisor:
     def _relay_requests(self, runner: RunnerProcess) -> None:
         if time.monotonic() < self._next_control:
             return
-        self._next_control = time.monotonic() + CONTROL_SECONDS
+        self._next_control = time.monotonic() + _CONTROL_SECONDS
         if not self._stopping.is_set():
-            self._ask_to_stop(runner, self._record.request())
-
-    def _ask_to_stop(self, runner: RunnerProcess, purpose: Purpose | None) -> None:
-        """Tell the runner what it is to stop for now, or that it may go on, if that is new."""
-        if purpose == self._asked:
-            return
-        if purpose in _SEEN:
-            fault_point(_SEEN[purpose])
-        log.info("runner_asked_to_stop", purpose=purpose)
-        if purpose is None:
-            runner.go_on()
-        else:
-            runner.ask_to_stop(purpose, grace_seconds=_GRACE_SECONDS[purpose])
-            self._may_have_left = True
-        self._asked = purpose
+            self._stop_request.tell(runner, self._record.request())
 
     def _insist(self, act: Callable[[], Answer]) -> Answer:
         """Do what needs the database, however long that takes to come back."""
@@ -300,8 +268,8 @@ class Supervisor:
                 outage = self._settings.outage_seconds
                 message = f"The worker could not reach the database for {outage:g} seconds."
                 self._record.fail(WORKER_LOST, message, retry_limit=limit)
-            case None if self._asked or (self._may_have_left and runner.exit_code == 0):
-                self._record.stop_at_checkpoint(_STOPPED_FOR[self._asked])  # a cancel comes first, in the record
+            case None if self._stop_request.explains(runner.exit_code):
+                self._record.stop_at_checkpoint(self._stop_request.sentence)  # a cancel comes first, in the record
             case None:
                 log.warning("runner_died", exit_code=runner.exit_code)
                 self._record.fail(RUNNER_DIED, _how_it_died(runner.exit_code), retry_limit=limit)

@@ -34,7 +34,7 @@ from models.validation import Strict, error_code, field_path
 
 MAX_JOBS = 500
 MAX_BATCH_BYTES = 4 * 1_048_576  # 8 KiB a spec; a whole one with twenty layers has 2 KiB
-MAX_ERRORS = 1_000  # named in one answer
+_MAX_ERRORS = 1_000  # named in one answer
 
 _SPEC: TypeAdapter[JobSpec] = TypeAdapter(SubmittedSpec)
 
@@ -175,7 +175,7 @@ def _check(body: Any, check_priority: CheckPriority) -> Checked:
     except InvalidSpec as error:
         return error
     except ValidationError as error:
-        entries = error.errors(include_url=False, include_input=False)[:MAX_ERRORS]
+        entries = error.errors(include_url=False, include_input=False)[:_MAX_ERRORS]
         return InvalidSpec(
             [FieldError(field_path(entry, entry["loc"], body), entry["msg"], error_code(entry)) for entry in entries]
         )
@@ -187,7 +187,7 @@ def _refuse_unless_all_good(checked: Sequence[Checked]) -> None:
     bad = [(index, spec) for index, spec in enumerate(checked) if isinstance(spec, InvalidSpec)]
     if bad:
         errors = chain.from_iterable(_within(f"jobs.{index}", spec.errors) for index, spec in bad)
-        raise InvalidSpec(list(islice(errors, MAX_ERRORS)))
+        raise InvalidSpec(list(islice(errors, _MAX_ERRORS)))
 
 
 def _within(place: str, errors: Sequence[FieldError]) -> list[FieldError]:

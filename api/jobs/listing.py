@@ -14,7 +14,7 @@ from api.jobs.orders import SORTS, Order
 from api.paging import MAX_PAGE
 from models.scores import score_columns
 
-DEFAULT_LIMIT = 20
+_DEFAULT_LIMIT = 20
 _MOST_FIELDS = 100
 _LIMIT: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=1, le=MAX_PAGE)])
 _ITS_OWN = ("sort", "fields", "after", "limit")
@@ -26,7 +26,7 @@ class Listing:
 
     conditions: Sequence[ColumnElement[bool]]
     order: Order
-    limit: int = DEFAULT_LIMIT
+    limit: int = _DEFAULT_LIMIT
     fields: tuple[str, ...] = fields.WHOLE
 
 
@@ -39,7 +39,7 @@ async def _listing(request: Request) -> Listing:
     return Listing(
         conditions=[*asked, order.after(own["after"])] if "after" in own else asked,
         order=order,
-        limit=read("limit", own["limit"], _LIMIT) if "limit" in own else DEFAULT_LIMIT,
+        limit=read("limit", own["limit"], _LIMIT) if "limit" in own else _DEFAULT_LIMIT,
         fields=_fields(own["fields"]) if "fields" in own else fields.WHOLE,
     )
 
@@ -117,5 +117,5 @@ def parameters() -> list[dict[str, Any]]:
         ),
         _parameter("fields", {"type": "string", "maxLength": 4_000}, of_fields),
         _parameter("after", {"type": "string"}, "The `next` of the page before."),
-        _parameter("limit", _LIMIT.json_schema() | {"default": DEFAULT_LIMIT}, "Items on a page."),
+        _parameter("limit", _LIMIT.json_schema() | {"default": _DEFAULT_LIMIT}, "Items on a page."),
     ]

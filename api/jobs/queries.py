@@ -79,10 +79,10 @@ async def require_visible(session: AsyncSession, caller: Caller, job_id: UUID) -
 
 async def job_view(session: AsyncSession, caller: Caller, job_id: UUID) -> JobView:
     """Show one job; raise JobNotFound."""
-    return JobView.model_validate_json(await job_text(session, caller, job_id))
+    return JobView.model_validate_json(await _job_text(session, caller, job_id))
 
 
-async def job_text(session: AsyncSession, caller: Caller, job_id: UUID) -> str:
+async def _job_text(session: AsyncSession, caller: Caller, job_id: UUID) -> str:
     """Return the JSON text of a JobView; raise JobNotFound."""
     found = await session.execute(fields.shown().where(Job.id == job_id, caller.visible()))
     row = found.first()

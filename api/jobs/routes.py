@@ -4,7 +4,7 @@ from typing import Annotated
 from uuid import UUID
 
 import structlog
-from fastapi import APIRouter, BackgroundTasks, Depends, Path, Response
+from fastapi import APIRouter, BackgroundTasks, Depends, Response
 
 from api.access.caller import ReaderDep, WriterDep
 from api.audit.queries import record
@@ -15,7 +15,7 @@ from api.jobs.limits import check_priority
 from api.jobs.listing import ListingDep, parameters
 from api.jobs.schemas import JobChange, JobPage, JobView, LogView, ValidatedView
 from api.openapi import CREATED
-from api.path_ids import uuid_in_path
+from api.path_ids import UuidText, uuid_in_path
 from api.recipes.schemas import SubmittedSpec
 from api.services import ReadSessionDep, ServicesDep, SessionDep
 from models.errors import JobNotFound
@@ -29,10 +29,8 @@ router = APIRouter(
 )
 
 
-async def _job_id(job_id: Annotated[str, Path(json_schema_extra={"format": "uuid"})]) -> UUID:
-    parsed = uuid_in_path(job_id)
-    if parsed is None:
-        raise JobNotFound("There is no such job: an id is a UUID.")
+async def _job_id(job_id: UuidText) -> UUID:
+    parsed = uuid_in_path(job_id, JobNotFound("There is no such job: an id is a UUID."))
     structlog.contextvars.bind_contextvars(job=str(parsed))
     return parsed
 

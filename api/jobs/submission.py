@@ -1,6 +1,7 @@
 """How one job is stored: its row, its first transition and the audit of it, in one statement."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -70,12 +71,12 @@ async def _store(
     settings: ApiSettings,
     detail: dict[str, Any],
 ) -> JobView:
-    job_id, status, message = uuid7(), Status.QUEUED, waits_for(spec, unmet)
+    job_id, message = uuid7(), waits_for(spec, unmet)
     values = {
         "id": job_id,
         "user_id": caller.user_id,
         **columns_of(spec),
-        "status": status.value,
+        "status": Status.QUEUED.value,
         "message": message,
         "unmet": len(unmet),
         "spec": Jsonb(spec),
@@ -90,6 +91,14 @@ async def _store(
     waiting, most, created_at, queued_at = row
     if created_at is None:
         raise QueueRoom(waiting, most).refusal()
+    return _new_view(caller, spec, job_id, message, created_at, queued_at)
+
+
+def _new_view(
+    caller: Caller, spec: dict[str, Any], job_id: UUID, message: str, created_at: datetime, queued_at: datetime
+) -> JobView:
+    """Return what is shown of a job that nothing has happened to yet, without reading it back."""
+    status = Status.QUEUED
     move = TransitionView(from_status=None, to_status=status, reason=None, message=message, attempt=0, at=queued_at)
     return JobView(
         id=job_id,

@@ -13,7 +13,7 @@ from api.metrics.negotiation import MediaType
 from api.metrics.queries import REPLICAS, Standing
 from api.metrics.schemas import Note
 
-SMALLEST_GZIP = 1_024  # bytes; below, the gain is not worth the time
+_SMALLEST_GZIP = 1_024  # bytes; below, the gain is not worth the time
 _GZIP_LEVEL = 5
 _NOT_FINITE = ("NaN", "Infinity")
 
@@ -38,7 +38,7 @@ def body(question: Question, standing: Standing, lines: str, notes: Sequence[Not
     headers = {"Content-Type": _CONTENT_TYPES[question.media_type]}
     if notes:
         headers["Trainyard-Notes"] = _json_of_notes(notes)
-    if question.gzip and len(content) > SMALLEST_GZIP:
+    if question.gzip and len(content) > _SMALLEST_GZIP:
         headers["Content-Encoding"] = "gzip"
         content = gzip.compress(content, _GZIP_LEVEL, mtime=0)
     return Body(content, headers)

@@ -28,7 +28,7 @@ router = APIRouter(
     route_class=StrictRoute,
 )
 
-MAX_WAIT_SECONDS = 30
+_MAX_WAIT_SECONDS = 30
 MAX_POINTS = 10_000
 _MAX_EPOCH = 2**31 - 1
 _AT_ONCE = 65_536  # characters of text that are written in the event loop; more would hold up other requests
@@ -46,7 +46,7 @@ def _names(listed: str) -> str:
 class _Asked(BaseModel):
     after: int = Field(-1, ge=-1, le=_MAX_EPOCH, description="Only epochs after this one")
     wait: float = Field(
-        0, ge=0, le=MAX_WAIT_SECONDS, allow_inf_nan=False, description="Seconds to wait for news, where there is none"
+        0, ge=0, le=_MAX_WAIT_SECONDS, allow_inf_nan=False, description="Seconds to wait for news, where there is none"
     )
     names: Annotated[str, AfterValidator(_names)] | None = Field(
         None,

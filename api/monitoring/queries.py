@@ -12,7 +12,7 @@ from models.job import FINAL, Job, Status
 from models.named_queue import NamedQueue
 from models.worker import Worker
 
-MOST_HAPPENINGS = 10_000  # at one look; what is more comes at the next
+_MOST_HAPPENINGS = 10_000  # at one look; what is more comes at the next
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ _HAPPENINGS = text(
         )
     ) AS happenings ORDER BY id LIMIT :limit
     """
-).bindparams(bindparam("seen", type_=ARRAY(BigInteger)), limit=MOST_HAPPENINGS)
+).bindparams(bindparam("seen", type_=ARRAY(BigInteger)), limit=_MOST_HAPPENINGS)
 
 
 async def standing(session: AsyncSession) -> Standing:

@@ -15,7 +15,7 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS"
 # From what an answer out of memory takes to where a client gives up.
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _BOUNDS = [*map(str, _BUCKETS), "+Inf"]
-NO_ROUTE = "none"  # what stands for all paths behind which there is nothing: a stranger may ask for any
+_NO_ROUTE = "none"  # what stands for all paths behind which there is nothing: a stranger may ask for any
 
 
 class _Series:
@@ -102,4 +102,4 @@ class Counted:
 
 
 def _route_of(scope: Scope) -> str:
-    return str(getattr(scope.get("route"), "path", NO_ROUTE))
+    return str(getattr(scope.get("route"), "path", _NO_ROUTE))

@@ -6,29 +6,22 @@ from contextlib import contextmanager
 from types import TracebackType
 from uuid import UUID
 
-import structlog
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from api.news import News
-from api.problems import ProblemError
 from api.streams import queries
+from api.streams.agenda import Agenda
 from api.streams.backlog import Backlog
 from api.streams.events import Event
-from api.streams.failures import is_lost, is_slow
 from api.streams.lab import Lab
 from api.streams.position import Position
 from api.streams.replays import Replays
 from models.job import Job
 
-log = structlog.get_logger(__name__)
-
 _PAGE = 100  # events that are read at once
 _MOST_EVENTS = 1_024
 _MOST_BYTES = 1_048_576
-_OPENING_SECONDS = 5.0
 _READ_SECONDS = 2.0  # for a statement about one job, which takes milliseconds: all other jobs wait for it
-_RETRY_SECONDS = 1.0
-_REST_SECONDS = 15.0  # what cannot be read, or not in time, is left alone so long
 _DOUBT_SECONDS = 15.0  # what nobody told of is found after this long
 _LINGER_SECONDS = 60.0  # the stream of all jobs goes on so long without readers, for those who come again
 
@@ -73,18 +66,14 @@ class FanOut:
         self._lab: Lab | None = None
         self._lab_waiters: set[Waiter] = set()
         self._everybody: set[Waiter] = set()
-        self._to_read: dict[UUID | None, None] = {}  # in order; None stands for a survey of all jobs
-        self._to_ask_again: set[UUID | None] = set()
-        self._resting: set[UUID | None] = set()  # could not be read a short while ago
-        self._read_by: dict[UUID | None, list[asyncio.Future[None]]] = {}
-        self._something_to_read = asyncio.Event()
+        self._agenda = Agenda(self._read_for_followers, give_up=self._end_streams)
         self._tasks: list[asyncio.Task[None]] = []
         self._ending = False
         news.watch(self._told)
 
     async def __aenter__(self) -> "FanOut":
         self._tasks = [
-            asyncio.create_task(self._read_on(), name="streams"),
+            asyncio.create_task(self._agenda.work(), name="streams"),
             asyncio.create_task(self._doubt_on(), name="streams-doubt"),
         ]
         return self
@@ -123,17 +112,7 @@ class FanOut:
 
     async def read_now(self, job_id: UUID | None) -> None:
         """Return when a job, or with None all, has been read anew; raise ProblemError (503) where it cannot be."""
-        if job_id in self._resting:
-            raise _unreadable()
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._read_by.setdefault(job_id, []).append(done)
-        self._ask(job_id)
-        try:
-            async with asyncio.timeout(_OPENING_SECONDS):
-                await done
-        except TimeoutError:
-            retry = {"Retry-After": "1"}
-            raise ProblemError(503, "database_unavailable", "The database does not answer.", retry) from None
+        await self._agenda.read_now(job_id)
 
     def doubt_callers(self) -> None:
         """Let every stream ask again whether its caller may go on: what tokens allow has changed."""
@@ -166,77 +145,37 @@ class FanOut:
         if job_id is None:
             self._doubt_all()
         elif job_id in self._topics or self._lab is not None:
-            self._ask(job_id)
+            self._agenda.ask(job_id)
 
     def _doubt_all(self) -> None:
         for job_id in self._topics:
-            self._ask(job_id)
+            self._agenda.ask(job_id)
         if self._lab is not None:
-            self._ask(None)
-
-    def _ask(self, job_id: UUID | None) -> None:
-        if job_id not in self._resting:
-            self._to_read[job_id] = None
-            self._something_to_read.set()
-
-    def _ask_again_soon(self, job_id: UUID | None) -> None:
-        if not self._to_ask_again:
-            asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._ask_again)
-        self._to_ask_again.add(job_id)
-
-    def _ask_again(self) -> None:
-        while self._to_ask_again:
-            self._ask(self._to_ask_again.pop())
+            self._agenda.ask(None)
 
     async def _doubt_on(self) -> None:
         while True:
             await asyncio.sleep(_DOUBT_SECONDS)
             self._doubt_all()
 
-    async def _read_on(self) -> None:
-        while True:
-            await self._something_to_read.wait()
-            self._something_to_read.clear()
-            while self._to_read:
-                job_id = next(iter(self._to_read))
-                del self._to_read[job_id]
-                await self._read_for_followers(job_id)
-
-    async def _read_for_followers(self, job_id: UUID | None) -> None:
-        asked_before = self._read_by.pop(job_id, [])
+    async def _read_for_followers(self, job_id: UUID | None) -> bool:
+        """Read a job, or with None survey all; return whether anybody follows."""
         if self._lab is None and job_id not in self._topics:
-            return  # whoever asked has left
-        try:
-            async with self._sessions() as session:
-                if job_id is None:
-                    await queries.in_one_snapshot(session)
-                    await self._survey(session)
-                else:
-                    await queries.in_one_snapshot(session, statement_seconds=_READ_SECONDS)
-                    await self._read(session, job_id)
-        except Exception as error:
-            if is_lost(error):
-                log.warning("stream_reading_interrupted", detail=str(error).splitlines()[0])
-                self._read_by.setdefault(job_id, []).extend(asked_before)
-                self._ask_again_soon(job_id)
-                return
-            if is_slow(error):
-                log.warning("stream_slow", job=str(job_id))
-                self._leave_alone(job_id, then_read=True)
+            return False
+        async with self._sessions() as session:
+            if job_id is None:
+                await queries.in_one_snapshot(session)
+                await self._survey(session)
             else:
-                log.exception("stream_unreadable", job=str(job_id))
-                self._leave_alone(job_id, then_read=False)
-                self._end_streams(job_id)
-            for done in _not_given_up(asked_before):
-                done.set_exception(_unreadable())
-        for done in _not_given_up(asked_before):
-            done.set_result(None)
+                await queries.in_one_snapshot(session, statement_seconds=_READ_SECONDS)
+                await self._read(session, job_id)
+        return True
 
     async def _survey(self, session: AsyncSession) -> None:
         if self._lab is not None:
             being_read = {job_id: topic.backlog.place for job_id, topic in self._topics.items() if topic.backlog}
             for job_id in await self._lab.survey(session, being_read):
-                self._ask(job_id)
+                self._agenda.ask(job_id)
 
     async def _read(self, session: AsyncSession, job_id: UUID) -> None:
         """Read what has happened to a job since, and hand it to whoever follows it, or all."""
@@ -275,17 +214,6 @@ class FanOut:
         for waiter in self._lab_waiters if lab else ():
             waiter.wake.set()
 
-    def _leave_alone(self, job_id: UUID | None, *, then_read: bool) -> None:
-        """Do not read a job for a while, whatever is told of it."""
-
-        def end_rest() -> None:
-            self._resting.discard(job_id)
-            if then_read:
-                self._ask(job_id)
-
-        self._resting.add(job_id)
-        asyncio.get_running_loop().call_later(_REST_SECONDS, end_rest)
-
     def _end_streams(self, job_id: UUID | None) -> None:
         """End the streams of a job that cannot be read, not those of others; that of all jobs tells of a gap."""
         if job_id is None:
@@ -298,12 +226,3 @@ class FanOut:
                 self._wake(None, self._lab)
         for waiter in ending:
             waiter.end()
-
-
-def _unreadable() -> ProblemError:
-    retry = {"Retry-After": f"{_REST_SECONDS:.0f}"}
-    return ProblemError(503, "database_unavailable", "What is stored cannot be read now.", retry)
-
-
-def _not_given_up(asked: list[asyncio.Future[None]]) -> list[asyncio.Future[None]]:
-    return [done for done in asked if not done.done()]

@@ -14,7 +14,7 @@ from api.streams.readers import CHUNK_BYTES, EndOfStream, Reader
 log = structlog.get_logger(__name__)
 
 BEAT_SECONDS = 15.0  # proxies close what is silent for longer; as the browsers' standard advises
-STALL_SECONDS = 60.0  # a client that takes nothing for so long has gone
+_STALL_SECONDS = 60.0  # a client that takes nothing for so long has gone
 _DOUBT_SECONDS = 1.0  # those who ask again whether they may go on do so spread over this time
 _RETRY_MILLISECONDS = (500, 2_000)  # a range: those whom one process leaves do not come back all at once
 
@@ -29,7 +29,7 @@ class EventStream(Response):
     media_type = "text/event-stream"
 
     def __init__(
-        self, reader: Reader, may_go_on: Callable[[], Awaitable[bool]], *, stall_seconds: float = STALL_SECONDS
+        self, reader: Reader, may_go_on: Callable[[], Awaitable[bool]], *, stall_seconds: float = _STALL_SECONDS
     ) -> None:
         """`may_go_on` is asked at every beat, and soon after what tokens allow has changed."""
         self.status_code = 200

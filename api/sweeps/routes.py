@@ -4,7 +4,7 @@ from functools import partial
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Path, Response
+from fastapi import APIRouter, Depends, Response
 
 from api.access.caller import ReaderDep, WriterDep
 from api.audit.queries import record
@@ -13,7 +13,7 @@ from api.idempotency import IDEMPOTENT, IdempotentRoute, idempotent_after
 from api.jobs.limits import check_priority
 from api.openapi import CREATED
 from api.paging import Limit, cut
-from api.path_ids import uuid_in_path
+from api.path_ids import UuidText, uuid_in_path
 from api.services import ServicesDep, SessionDep
 from api.sweeps import queries
 from api.sweeps.schemas import SubmittedSweep, SweepDetail, SweepPage
@@ -28,11 +28,8 @@ router = APIRouter(
 )
 
 
-async def _sweep_id(sweep_id: Annotated[str, Path(json_schema_extra={"format": "uuid"})]) -> UUID:
-    parsed = uuid_in_path(sweep_id)
-    if parsed is None:
-        raise SweepNotFound("There is no such sweep: an id is a UUID.")
-    return parsed
+async def _sweep_id(sweep_id: UuidText) -> UUID:
+    return uuid_in_path(sweep_id, SweepNotFound("There is no such sweep: an id is a UUID."))
 
 
 SweepId = Annotated[UUID, Depends(_sweep_id)]

@@ -13,7 +13,7 @@ from models.database import database_now
 from models.errors import BadExpiry, ReservedUser, ScopeExceedsRole, TokenNotFound, TooManyTokens, UserDisabled
 from models.user import ANONYMOUS, Scope, Token, User
 
-MAX_TOKENS = 100  # that work, of a user: each has a rate limit of its own
+_MAX_TOKENS = 100  # that work, of a user: each has a rate limit of its own
 
 
 async def add_token(
@@ -27,8 +27,8 @@ async def add_token(
         raise UserDisabled(f"{owner.name} is disabled.")
     if owner.name == ANONYMOUS:
         raise ReservedUser(f"{ANONYMOUS} is whoever sends no token, and has none.")
-    if await _count_working(session, owner) >= MAX_TOKENS:
-        raise TooManyTokens(f"{owner.name} has {MAX_TOKENS} tokens that work; revoke one first.")
+    if await _count_working(session, owner) >= _MAX_TOKENS:
+        raise TooManyTokens(f"{owner.name} has {_MAX_TOKENS} tokens that work; revoke one first.")
     if excess := owner.beyond_role(scopes):
         raise ScopeExceedsRole(f"{owner.name} is a {owner.role}: no scope {', '.join(sorted(excess))}.")
     text = TokenText.new()

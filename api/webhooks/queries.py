@@ -13,7 +13,7 @@ from models.errors import DeliveryNotFound, TooManyWebhooks, WebhookNotFound
 from models.user import Scope, User
 from models.webhook import PING, Delivery, DeliveryAttempt, Webhook
 
-MAX_WEBHOOKS = 20  # of one user: each is looked at for every change of status
+_MAX_WEBHOOKS = 20  # of one user: each is looked at for every change of status
 
 
 async def add_webhook(session: AsyncSession, caller: Caller, new: NewWebhook) -> Webhook:
@@ -21,8 +21,8 @@ async def add_webhook(session: AsyncSession, caller: Caller, new: NewWebhook) ->
     # The user's row is locked, so that two requests at once do not both become the last.
     await session.get(User, caller.user_id, with_for_update={"key_share": True})
     count = await session.scalar(select(func.count()).select_from(Webhook).where(Webhook.user_id == caller.user_id))
-    if (count or 0) >= MAX_WEBHOOKS:
-        raise TooManyWebhooks(f"A user may have {MAX_WEBHOOKS} webhooks; delete one first.")
+    if (count or 0) >= _MAX_WEBHOOKS:
+        raise TooManyWebhooks(f"A user may have {_MAX_WEBHOOKS} webhooks; delete one first.")
     webhook = Webhook(
         user_id=caller.user_id,
         url=new.url,

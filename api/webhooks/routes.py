@@ -12,7 +12,7 @@ from api.codes import answers
 from api.idempotency import IDEMPOTENT, IdempotentRoute
 from api.openapi import CREATED
 from api.paging import Limit, cut
-from api.path_ids import uuid_in_path
+from api.path_ids import UuidText, uuid_in_path
 from api.problems import ProblemError
 from api.services import ServicesDep, SessionDep
 from api.webhooks import queries
@@ -40,11 +40,8 @@ _REFUSALS = answers("admin_only", "too_many_webhooks", "webhook_host_not_allowed
 _NOT_FOUND = answers("webhook_not_found")
 
 
-def _webhook_id(webhook_id: Annotated[str, Path(json_schema_extra={"format": "uuid"})]) -> UUID:
-    parsed = uuid_in_path(webhook_id)
-    if parsed is None:
-        raise WebhookNotFound("There is no such webhook: an id is a UUID.")
-    return parsed
+def _webhook_id(webhook_id: UuidText) -> UUID:
+    return uuid_in_path(webhook_id, WebhookNotFound("There is no such webhook: an id is a UUID."))
 
 
 def _delivery_id(delivery_id: Annotated[str, Path(json_schema_extra={"format": "int64"})]) -> int:

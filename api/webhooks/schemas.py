@@ -14,7 +14,7 @@ from models.job import Status
 from models.validation import Name, Strict, Tag
 from models.webhook import Audience, Delivery, DeliveryAttempt, DeliveryStatus, Webhook, event_of
 
-LONGEST_URL = 2_048
+_LONGEST_URL = 2_048
 _EVENTS = frozenset(event_of(status) for status in Status)
 # What a name or an address in a URL consists of; no name has an empty part, or one of more than 63 characters.
 _HOST = re.compile(r"([a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?|[0-9a-f:.]+", re.ASCII)
@@ -44,7 +44,7 @@ def _known(events: list[str]) -> list[str]:
     return sorted(set(events))
 
 
-Url = Annotated[str, StringConstraints(max_length=LONGEST_URL), AfterValidator(_plain)]
+Url = Annotated[str, StringConstraints(max_length=_LONGEST_URL), AfterValidator(_plain)]
 Event = Annotated[str, Field(json_schema_extra={"enum": sorted(_EVENTS)})]
 Events = Annotated[list[Event], Field(min_length=1, max_length=len(_EVENTS)), AfterValidator(_known)]
 

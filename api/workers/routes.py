@@ -3,14 +3,14 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, BackgroundTasks, Depends, Path, Query
+from fastapi import APIRouter, BackgroundTasks, Depends, Query
 from sqlalchemy import func
 
 from api.access.caller import AdminDep, ReaderDep
 from api.audit.queries import record
 from api.codes import answers
 from api.paging import Limit, cut
-from api.path_ids import uuid_in_path
+from api.path_ids import UuidText, uuid_in_path
 from api.services import ServicesDep, SessionDep
 from api.strict_json import StrictRoute
 from api.wakes import WakeSender
@@ -26,11 +26,8 @@ _NOT_FOUND = answers("worker_not_found")
 _WAKE_UPS = 4  # a wake-up goes to any worker of its queue; whom none reaches learns it with its next heartbeat
 
 
-def _worker_id(worker_id: Annotated[str, Path(json_schema_extra={"format": "uuid"})]) -> UUID:
-    parsed = uuid_in_path(worker_id)
-    if parsed is None:
-        raise WorkerNotFound("There is no such worker: an id is a UUID.")
-    return parsed
+def _worker_id(worker_id: UuidText) -> UUID:
+    return uuid_in_path(worker_id, WorkerNotFound("There is no such worker: an id is a UUID."))
 
 
 WorkerId = Annotated[UUID, Depends(_worker_id)]

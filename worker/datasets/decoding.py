@@ -14,7 +14,7 @@ from models.dataset_spec import ImagesDataset, NamedDataset
 from models.errors import InvalidData
 from worker.datasets.source import Decoded, RawSplit
 
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _BATCH = 500  # images between two calls of `progress`
 # For small images the interpreter lock makes two threads slower than one (1.5 times at 32x32, even at 64x64).
 _THREADS_PAY_ABOVE_PIXELS = 64  # a side, when decoded
@@ -79,7 +79,7 @@ def _pixels(sample: Path | NDArray[np.uint8], picture: Picture, resize: int | No
 
 def _open(path: Path) -> Image.Image:
     try:
-        with Image.open(path, formats=FORMATS) as picture:
+        with Image.open(path, formats=_FORMATS) as picture:
             picture.load()
     except Exception as error:  # Pillow raises whatever its parsing of a damaged file runs into
         raise InvalidData(f"{path} cannot be decoded as an image ({error}).") from error

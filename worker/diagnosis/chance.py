@@ -7,8 +7,8 @@ from models.result import Diagnosis, Level
 from worker.diagnosis.evidence import Evidence
 from worker.diagnosis.wording import percent
 
-LUCK = 0.01  # probability of so many hits by guessing; below it nobody calls it guessing
-AT_CHANCE = 0.01  # of accuracy above guessing; with 10,000 test samples of ten classes that is 3 standard errors
+_LUCK = 0.01  # probability of so many hits by guessing; below it nobody calls it guessing
+_AT_CHANCE = 0.01  # of accuracy above guessing; with 10,000 test samples of ten classes that is 3 standard errors
 
 
 def accuracy_at_chance(evidence: Evidence) -> list[Diagnosis]:
@@ -17,13 +17,13 @@ def accuracy_at_chance(evidence: Evidence) -> list[Diagnosis]:
     if accuracy is None or not any(classes.values()):
         return []
     luck = _luck(accuracy, classes)
-    if luck <= LUCK:
+    if luck <= _LUCK:
         return []
     name = max(classes, key=lambda each: classes[each])
     samples = sum(classes.values())
     share = classes[name] / samples
     guessing = f"always answering '{name}' gets {percent(share)} of the {samples:,} test samples right"
-    level: Level = "error" if accuracy <= share + AT_CHANCE else "info"
+    level: Level = "error" if accuracy <= share + _AT_CHANCE else "info"
     message = (
         f"The test accuracy of {percent(accuracy)} is no better than guessing: {guessing}. Look at the confusion "
         "matrix, and check labels, learning rate and the scaling of the inputs before anything else."
@@ -44,7 +44,7 @@ def accuracy_at_chance(evidence: Evidence) -> list[Diagnosis]:
 def beats_guessing(evidence: Evidence) -> bool:
     """Tell whether the test accuracy is known, and better than guessing beyond luck."""
     accuracy, classes = evidence.accuracy.test, evidence.test_classes
-    return accuracy is not None and any(classes.values()) and _luck(accuracy, classes) <= LUCK
+    return accuracy is not None and any(classes.values()) and _luck(accuracy, classes) <= _LUCK
 
 
 def _luck(accuracy: float, classes: Mapping[str, int]) -> float:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from statistics import median
 
 SHORT_CURVE = 5  # points; below it a median of three would hide the shape instead of the noise
-WIDEST_WINDOW = 25  # points; a median of more is not noticeably steadier, and the end of a run would be its middle
-TREND_POINTS = 100  # at most: the trend compares each point with each
-NOISE_LEVELS = 3.0  # standard deviations that a rise must exceed, the usual three sigma
-TREND_SCORE = 1.5  # Mann-Kendall; three or four points reach it only if each is below the one before
+_WIDEST_WINDOW = 25  # points; a median of more is not noticeably steadier, and the end of a run would be its middle
+_TREND_POINTS = 100  # at most: the trend compares each point with each
+_NOISE_LEVELS = 3.0  # standard deviations that a rise must exceed, the usual three sigma
+_TREND_SCORE = 1.5  # Mann-Kendall; three or four points reach it only if each is below the one before
 JUMP_FACTOR = 1.25  # times the value before; mini-batch noise moves an epoch's mean by a few per cent
 
 
@@ -26,7 +26,7 @@ class Curve:
     @property
     def window(self) -> int:
         """How many points at the end are its end: a tenth of the curve, one where it is short."""
-        return 1 if len(self) < SHORT_CURVE else min(WIDEST_WINDOW, max(3, len(self) // 10))
+        return 1 if len(self) < SHORT_CURVE else min(_WIDEST_WINDOW, max(3, len(self) // 10))
 
     @property
     def end(self) -> float:
@@ -66,7 +66,7 @@ class Curve:
     def ends_above_its_best(self, at_least: float) -> bool:
         """Tell whether the end lies above the best level, by `at_least` and by more than may be noise."""
         rise = self.end - self.best
-        return rise >= at_least and rise > NOISE_LEVELS * self.noise
+        return rise >= at_least and rise > _NOISE_LEVELS * self.noise
 
     def stays_above(self, bound: float) -> int:
         """Return the epoch in the middle of the first window after which no level is below the bound."""
@@ -83,14 +83,14 @@ class Curve:
         start = len(self) - max(3, math.ceil(len(self) / 4))
         if start < 0 or not self._ends_lowest():
             return self.epochs[0] if self.epochs else 0, 0.0
-        step = math.ceil((len(self) - start) / TREND_POINTS)
+        step = math.ceil((len(self) - start) / _TREND_POINTS)
         epochs, values = self.epochs[start::step], self.values[start::step]
         slopes = [
             (values[later] - values[earlier]) / (epochs[later] - epochs[earlier])
             for later in range(len(values))
             for earlier in range(later)
         ]
-        if _mann_kendall(slopes, len(values)) > -TREND_SCORE:
+        if _mann_kendall(slopes, len(values)) > -_TREND_SCORE:
             return epochs[0], 0.0
         return epochs[0], max(0.0, -median(slopes) * (self.epochs[-1] - epochs[0]))
 

@@ -6,13 +6,13 @@ from worker.diagnosis.wording import listed, percent
 
 # Of the second split. The 3.3 % of CIFAR-10's test images that are near-duplicates of training images raised published
 # scores measurably (Barz and Denzler 2020); one sample in a hundred moves a score by a point at most.
-LEAKAGE = 0.01
-SEVERE_LEAKAGE = 0.05
+_LEAKAGE = 0.01
+_SEVERE_LEAKAGE = 0.05
 
 # Samples of the largest class per sample of the smallest: where KEEL's collection parts low from high imbalance, and
 # where, of two classes, the smaller has 20 % (beyond it "moderate" in Google's machine learning course).
-IMBALANCE = 4.0
-HIGH_IMBALANCE = 9.0
+_IMBALANCE = 4.0
+_HIGH_IMBALANCE = 9.0
 
 
 def validated_on_test(evidence: Evidence) -> list[Diagnosis]:
@@ -53,7 +53,7 @@ def class_imbalance(evidence: Evidence) -> list[Diagnosis]:
         return [_empty_classes(empty)]
     smallest, largest = min(counts, key=lambda name: counts[name]), max(counts, key=lambda name: counts[name])
     ratio = counts[largest] / counts[smallest]
-    if ratio < IMBALANCE:
+    if ratio < _IMBALANCE:
         return []
     message = (
         f"The classes are unevenly filled: '{largest}' has {counts[largest]:,} training samples, '{smallest}' "
@@ -68,7 +68,7 @@ def class_imbalance(evidence: Evidence) -> list[Diagnosis]:
         "smallest_samples": counts[smallest],
         "ratio": ratio,
     }
-    level: Level = "warning" if ratio >= HIGH_IMBALANCE else "info"
+    level: Level = "warning" if ratio >= _HIGH_IMBALANCE else "info"
     return [Diagnosis(code="class_imbalance", level=level, message=message, evidence=numbers)]
 
 
@@ -91,7 +91,7 @@ def _leak(evidence: Evidence, pair: str, shared: int) -> Diagnosis:
         share = shared / samples
         numbers |= {"samples": samples, "share": share}
         found += f", {percent(share)} of its {samples:,}"
-        level = "error" if share >= SEVERE_LEAKAGE else "warning" if share >= LEAKAGE else "info"
+        level = "error" if share >= _SEVERE_LEAKAGE else "warning" if share >= _LEAKAGE else "info"
     message = (
         f"{found}: so few hardly change the {second} scores."
         if level == "info"

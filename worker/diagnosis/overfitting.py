@@ -12,14 +12,14 @@ from worker.diagnosis.evidence import Evidence
 from worker.diagnosis.wording import number, percent
 
 # Of the lowest level. Prechelt (1998) stops a training at 5 % at the latest; a verdict needs more than a stop.
-TURNED = 0.10
-ONSET = 0.05  # of the lowest level: Prechelt's largest threshold
-SEVERELY_TURNED = 0.50  # of the lowest level; it decides only where there is no score
-WORTH_A_WORD = 0.02  # of all that the loss has fallen: 0.05 to 0.06 after a start at 2.3 harms nobody
+_TURNED = 0.10
+_ONSET = 0.05  # of the lowest level: Prechelt's largest threshold
+_SEVERELY_TURNED = 0.50  # of the lowest level; it decides only where there is no score
+_WORTH_A_WORD = 0.02  # of all that the loss has fallen: 0.05 to 0.06 after a start at 2.3 harms nobody
 # Points of accuracy; R2 of a small test split varies more (0.07 with 100 samples, Olkin and Finn 1995).
-WIDE_GAP: dict[Task, float] = {"classification": 0.10, "regression": 0.20}
-SEVERE_GAP: dict[Task, float] = {"classification": 0.25, "regression": 0.50}
-STANDARD_ERRORS = 3.0  # that a gap must exceed, where the size of the held-out split is known
+_WIDE_GAP: dict[Task, float] = {"classification": 0.10, "regression": 0.20}
+_SEVERE_GAP: dict[Task, float] = {"classification": 0.25, "regression": 0.50}
+_STANDARD_ERRORS = 3.0  # that a gap must exceed, where the size of the held-out split is known
 
 _REMEDIES = "dropout, weight decay, a smaller network or more data"
 
@@ -54,7 +54,7 @@ class Gap:
 def overfitting(evidence: Evidence) -> list[Diagnosis]:
     """Fire where the validation loss has turned, or the score at the end is much worse on the split held out."""
     turn, gap = _turn(evidence), _gap(evidence)
-    wide = gap is not None and gap.size >= WIDE_GAP[evidence.task] and not _may_be_luck(gap, evidence)
+    wide = gap is not None and gap.size >= _WIDE_GAP[evidence.task] and not _may_be_luck(gap, evidence)
     if turn is None and not wide:
         return []
     kept = turn is not None and evidence.weights_epoch is not None and evidence.weights_epoch < turn.onset_epoch
@@ -77,7 +77,7 @@ def _turn(evidence: Evidence) -> Turn | None:
         return None
     levels = validation.levels(3)
     best = levels.index(min(levels))
-    if not validation.ends_above_its_best(max(TURNED * levels[best], WORTH_A_WORD * validation.gain)):
+    if not validation.ends_above_its_best(max(_TURNED * levels[best], _WORTH_A_WORD * validation.gain)):
         return None
     if train.end >= median(train.values[best : best + 3]):
         return None  # the training split fares no better: that is no overfitting
@@ -86,7 +86,7 @@ def _turn(evidence: Evidence) -> Turn | None:
         best_loss=validation.values[validation.lowest],
         best_level=levels[best],
         end_level=validation.end,
-        onset_epoch=validation.stays_above((1 + ONSET) * levels[best]),
+        onset_epoch=validation.stays_above((1 + _ONSET) * levels[best]),
         train_at_best=train.values[validation.lowest],
         train_at_end=train.end,
     )
@@ -112,15 +112,15 @@ def _may_be_luck(gap: Gap, evidence: Evidence) -> bool:
         deviation = math.sqrt(gap.held_out * (1 - gap.held_out))
     else:
         deviation = max(2 * math.sqrt(max(score, 0.0)) * (1 - score) for score in (gap.train, gap.held_out))
-    return gap.size <= STANDARD_ERRORS * deviation / math.sqrt(samples)
+    return gap.size <= _STANDARD_ERRORS * deviation / math.sqrt(samples)
 
 
 def _level(turn: Turn, gap: Gap | None, task: Task) -> Level:
     if gap is None:
-        return "error" if turn.end_level >= (1 + SEVERELY_TURNED) * turn.best_level else "warning"
-    if gap.size >= SEVERE_GAP[task]:
+        return "error" if turn.end_level >= (1 + _SEVERELY_TURNED) * turn.best_level else "warning"
+    if gap.size >= _SEVERE_GAP[task]:
         return "error"
-    return "warning" if gap.size >= WIDE_GAP[task] else "info"
+    return "warning" if gap.size >= _WIDE_GAP[task] else "info"
 
 
 def _course(turn: Turn) -> str:
@@ -137,7 +137,7 @@ def _apart(gap: Gap, task: Task) -> str:
             f"The {gap.split} accuracy of {percent(gap.held_out)} has not suffered: training has {percent(gap.train)}."
         )
     if task == "classification":
-        still = "" if gap.size >= WIDE_GAP[task] else "still only "
+        still = "" if gap.size >= _WIDE_GAP[task] else "still only "
         return (
             f"The training accuracy is {percent(gap.train)}, the {gap.split} accuracy {percent(gap.held_out)}: "
             f"{still}{100 * gap.size:.1f} points apart."

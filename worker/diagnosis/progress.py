@@ -12,19 +12,19 @@ from worker.diagnosis.wording import number, percent
 
 # Of the largest loss, between the extremes of all epochs. Where no weight changes (the reference case: 0.0434 at every
 # epoch) rounding moves it by less than the first; dropout does by less than the second.
-CONSTANT = 1e-5
-BARELY_MOVED = 0.01
-LEARNED_R2 = 0.1  # well above the 0 of always answering the mean: then the loss fell within the first epoch
+_CONSTANT = 1e-5
+_BARELY_MOVED = 0.01
+_LEARNED_R2 = 0.1  # well above the 0 of always answering the mean: then the loss fell within the first epoch
 
 # In the last quarter of the epochs; as many again would gain about as much.
-STILL_FALLING = 0.05  # of the loss at the end
-STILL_LEARNING = 0.1  # of all that the loss has fallen: what a slow start looks like, far from any plateau
-WORTH_WAITING = 0.02  # of all that the loss has fallen: below it the rest is polish
-NOTICEABLE = 0.005  # of the loss at the end: below it the loss has settled
-AT_REST = 0.1  # of the highest learning rate: below it the schedule has ended the training on purpose
+_STILL_FALLING = 0.05  # of the loss at the end
+_STILL_LEARNING = 0.1  # of all that the loss has fallen: what a slow start looks like, far from any plateau
+_WORTH_WAITING = 0.02  # of all that the loss has fallen: below it the rest is polish
+_NOTICEABLE = 0.005  # of the loss at the end: below it the loss has settled
+_AT_REST = 0.1  # of the highest learning rate: below it the schedule has ended the training on purpose
 
 # Of what guessing leaves to learn. R2: below Cohen's (1988) bound of 0.26 for a large effect.
-POOR: dict[Task, float] = {"classification": 0.5, "regression": 0.25}
+_POOR: dict[Task, float] = {"classification": 0.5, "regression": 0.25}
 
 
 def loss_did_not_move(evidence: Evidence) -> list[Diagnosis]:
@@ -33,8 +33,8 @@ def loss_did_not_move(evidence: Evidence) -> list[Diagnosis]:
     if len(losses) < 2 or max(losses) <= 0:
         return []
     moved = (max(losses) - min(losses)) / max(losses)
-    constant = moved < CONSTANT
-    if not constant and (len(losses) < 3 or moved >= BARELY_MOVED or _learned(evidence)):
+    constant = moved < _CONSTANT
+    if not constant and (len(losses) < 3 or moved >= _BARELY_MOVED or _learned(evidence)):
         return []
     advice = (
         "Nothing was trained: the optimiser does not hold this network's parameters, they are frozen, no gradient "
@@ -86,7 +86,7 @@ def underfitting(evidence: Evidence) -> list[Diagnosis]:
         return []
     guessing = _guessing(evidence)
     learned = (score - guessing) / (1 - guessing) if guessing < 1 else 1.0
-    if learned >= POOR[evidence.task]:
+    if learned >= _POOR[evidence.task]:
         return []
     found = (
         f"the training accuracy is {percent(score)} where always answering the most frequent class gets "
@@ -111,24 +111,24 @@ def _falls(curve: Curve) -> bool:
     _, fall = curve.fall_at_the_end()
     # Of a curve that begins late it is not known how far it has fallen.
     learned = curve.gain if curve.epochs[0] == 1 else math.inf
-    return fall >= min(STILL_FALLING * curve.end, STILL_LEARNING * learned)
+    return fall >= min(_STILL_FALLING * curve.end, _STILL_LEARNING * learned)
 
 
 def _settled(curve: Curve) -> bool:
     """Tell whether the loss no longer falls at the end, but for polish."""
     _, fall = curve.fall_at_the_end()
-    return fall <= 0 or fall < max(NOTICEABLE * curve.end, WORTH_WAITING * curve.gain)
+    return fall <= 0 or fall < max(_NOTICEABLE * curve.end, _WORTH_WAITING * curve.gain)
 
 
 def _at_rest(epochs: Sequence[EpochMetrics]) -> bool:
     rates = [metrics.learning_rate for metrics in epochs if metrics.epoch > 0]
-    return bool(rates) and rates[-1] < AT_REST * max(rates)
+    return bool(rates) and rates[-1] < _AT_REST * max(rates)
 
 
 def _learned(evidence: Evidence) -> bool:
     if evidence.task == "classification":
         return beats_guessing(evidence)
-    return evidence.r2.train is not None and evidence.r2.train >= LEARNED_R2
+    return evidence.r2.train is not None and evidence.r2.train >= _LEARNED_R2
 
 
 def _training_score(evidence: Evidence) -> float | None:

@@ -5,10 +5,10 @@ from worker.diagnosis.curves import JUMP_FACTOR, Curve
 from worker.diagnosis.evidence import Evidence
 from worker.diagnosis.wording import number
 
-JUMPS = 3  # one or two that are made good are an accident
-JUMP_RATE = 0.02  # of the epochs: a long run may have its accidents
-JUMP_SIZE = 0.05  # of the training loss at the start: jumps of a loss near zero are large only beside itself
-OUTLYING = 4.0  # times the ninth decile: a first epoch of thousands is an explosion, not where the loss started
+_JUMPS = 3  # one or two that are made good are an accident
+_JUMP_RATE = 0.02  # of the epochs: a long run may have its accidents
+_JUMP_SIZE = 0.05  # of the training loss at the start: jumps of a loss near zero are large only beside itself
+_OUTLYING = 4.0  # times the ninth decile: a first epoch of thousands is an explosion, not where the loss started
 
 
 def unstable(evidence: Evidence) -> list[Diagnosis]:
@@ -16,10 +16,10 @@ def unstable(evidence: Evidence) -> list[Diagnosis]:
     train = evidence.curve("train_loss")
     if len(train) < 2:
         return []
-    least = JUMP_SIZE * _start(train)
+    least = _JUMP_SIZE * _start(train)
     for name, curve in (("training", train), ("validation", evidence.curve("validation_loss"))):
         jumps = curve.jumps(least)
-        if len(jumps) >= max(JUMPS, JUMP_RATE * len(curve)):
+        if len(jumps) >= max(_JUMPS, _JUMP_RATE * len(curve)):
             return [_oscillates(name, curve, jumps)]
     diverges = train.ends_above_its_best(max(least, (JUMP_FACTOR - 1) * train.best))
     return [_diverges(train)] if diverges else []
@@ -28,7 +28,7 @@ def unstable(evidence: Evidence) -> list[Diagnosis]:
 def _start(train: Curve) -> float:
     """Return the first loss, or where that is an outlier the highest that is none."""
     ninth_decile = sorted(train.values, reverse=True)[max(1, len(train) // 10)]
-    return min(train.values[0], OUTLYING * ninth_decile)
+    return min(train.values[0], _OUTLYING * ninth_decile)
 
 
 def _oscillates(name: str, curve: Curve, jumps: list[int]) -> Diagnosis:

@@ -14,8 +14,9 @@ from worker.diagnosis import DeadUnits
 from worker.training.data import BatchedSplit
 from worker.training.state import TrainState
 
-INSPECTED_SAMPLES = 1_000  # a unit that speaks for one sample in 200 is silent over so many once in 150 times
-GRADIENT_SAMPLES = 64  # at most: looked at one by one, so that no training needs less memory, until all have a gradient
+_INSPECTED_SAMPLES = 1_000  # a unit that speaks for one sample in 200 is silent over so many once in 150 times
+# At most: looked at one by one, so that no training needs less memory, until all have a gradient.
+_GRADIENT_SAMPLES = 64
 
 # What puts out exactly 0 for an input that is negative enough, in the arithmetic of float32 at least.
 _RECTIFIERS = (nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Hardswish)
@@ -34,8 +35,8 @@ def inspect(state: TrainState, train: BatchedSplit) -> Inspection:
 
     Everything is computed in float32, whatever the precision of the job: half of it would underflow to zero.
     """
-    batches = _spread(train, INSPECTED_SAMPLES, state.evaluation_batch)
-    singles = _spread(train, GRADIENT_SAMPLES, 1)
+    batches = _spread(train, _INSPECTED_SAMPLES, state.evaluation_batch)
+    singles = _spread(train, _GRADIENT_SAMPLES, 1)
     return Inspection(
         dead_units=dead_units(state.network, (inputs for inputs, _ in batches)),
         parameters_without_gradient=parameters_without_gradient(state.network, singles, state.objective.loss),

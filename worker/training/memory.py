@@ -32,10 +32,10 @@ def gpu_data_limit(device: torch.device, granted_bytes: int | None, *, measured:
     """
     if granted_bytes is None:
         return data_limit(device, slots=1)
-    return int(bytes_for_tensors(granted_bytes) * (1 / PEAK_MARGIN if measured else _DATA_SHARE))
+    return int(_bytes_for_tensors(granted_bytes) * (1 / PEAK_MARGIN if measured else _DATA_SHARE))
 
 
-def bytes_for_tensors(granted_bytes: int) -> int:
+def _bytes_for_tensors(granted_bytes: int) -> int:
     """Return what is left for tensors of so many bytes of a GPU, once CUDA has its own."""
     return max(0, granted_bytes - CUDA_CONTEXT_BYTES)
 
@@ -43,7 +43,7 @@ def bytes_for_tensors(granted_bytes: int) -> int:
 def bound_tensors(granted_bytes: int) -> None:
     """Make torch raise OutOfMemoryError where this process would take more of its GPU than it was granted."""
     total = torch.cuda.get_device_properties().total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, bytes_for_tensors(granted_bytes) / total))
+    torch.cuda.set_per_process_memory_fraction(min(1.0, _bytes_for_tensors(granted_bytes) / total))
 
 
 def peak_bytes() -> int:

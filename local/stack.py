@@ -123,7 +123,10 @@ class Stack:
             self._free_port()
 
     def start_child(self, name: str) -> None:
-        """Start a child that is not running; servers answer when this returns, for the API see `wait_until_ready`."""
+        """Start a child; raise StackError if it is running already, or is a server that does not come to answer.
+
+        Servers answer when this returns; for the API see `wait_until_ready`.
+        """
         if name in self._children and self._children[name].running:
             raise StackError(f"{name} is running already")
         child = self._children[name] = Child(self._command(name), self._directory.log(name))

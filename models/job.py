@@ -305,7 +305,7 @@ class Job(Base):
         """End the attempt without a result: back to the queue, counted, or failed where it is not to be tried again.
 
         Which reasons are tried again, and how often, is for the spec to say; else it is the table of models/reasons.py
-        and `retry_limit`. A time limit that is tried again starts anew.
+        and `retry_limit`. A time limit that is tried again starts anew. Raises IllegalMove where no attempt runs.
         """
         retry = RetrySpec.model_validate(self.spec.get("retry", {}))
         limit = retry_limit if retry.limit is None else retry.limit

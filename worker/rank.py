@@ -81,7 +81,7 @@ class Rank:
         return put_splits(data, self.device, memory_format=memory_format, limit_bytes=limit)
 
     def follow(self, orders: Orders) -> None:
-        """Train the epochs that rank 0 begins, from where it says."""
+        """Train the epochs that rank 0 begins, from where it says; raise InvalidData without that checkpoint."""
         checkpoint = orders.beginning()
         data = self.prepare_data()
         replicas = self.build()

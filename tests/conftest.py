@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings
 from sqlalchemy.engine import make_url
 
 from harness.faults import FaultPoints
+from harness.odd_stack import OddStack
 from harness.service import Service
 from local.stack import Stack
 
@@ -109,7 +110,8 @@ def digits_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start_service(tmp_path_factory: pytest.TempPathFactory, digits_cache: Path) -> Iterator[StartService]:
     """Start stacks with settings of their own; all are stopped, and their external databases dropped, at the end.
 
-    With `fault_points`, processes can be held at named moments; `overrides_of` is the environment of single children.
+    With `fault_points`, processes can be held at named moments; `worker_module` is run in place of the worker, and
+    `overrides_of` is the environment of single children.
     """
     services: list[Service] = []
     external = External()
@@ -119,6 +121,7 @@ def start_service(tmp_path_factory: pytest.TempPathFactory, digits_cache: Path) 
         workers: int = 1,
         *,
         fault_points: bool = False,
+        worker_module: str | None = None,
         overrides_of: Mapping[str, Mapping[str, str]] | None = None,
         **settings: object,
     ) -> Service:
@@ -132,7 +135,14 @@ def start_service(tmp_path_factory: pytest.TempPathFactory, digits_cache: Path) 
         settings = {"datasets_dir": digits_cache, "rate_limit_burst": 100_000} | settings
         environment = {f"TRAINYARD_{name.upper()}": str(value) for name, value in settings.items()}
         environment |= _own_place(external)
-        stack = Stack(data_dir, 0, slots=slots, workers=workers, environment=environment, overrides_of=overrides_of)
+        described = Stack if worker_module is None else partial(OddStack, worker_module)
+        stack = described(
+            data_dir,
+            slots=slots,
+            workers=workers,
+            environment=environment,
+            overrides_of=overrides_of,
+        )
         stack.start()
         services.append(Service(stack, data_dir, faults))
         return services[-1]

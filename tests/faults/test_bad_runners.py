@@ -2,9 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ import pytest
 
 from harness.figures import figures_of
 from harness.invariants import require_invariants
-from local.children import Child
 from models.demand import GIB
 from models.job import Status
 from worker.attempt import LOG_LIMIT
@@ -27,30 +24,20 @@ RETRIES = 1
 CAP_GB = 2.0  # of the worker
 LIMIT_GB = 0.75
 WARM_SECONDS = 180  # in which the first runner of a worker has imported torch on a busy machine
-TESTS = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def service(start_service: Any) -> Iterator[Any]:
+def service(start_service: Any) -> Any:
     """A stack whose one worker has runners that do what the name of their job says."""
-    service = start_service(workers=0, poll_seconds=0.5, retry_limit=RETRIES, runner_memory_gb=CAP_GB)
-    command = service.stack._python("worker-odd", "harness.odd_worker", grace_seconds=30)
-    environment = command.environment | {"PYTHONPATH": str(TESTS)}
-    child = Child(replace(command, environment=environment), service.data_dir / "logs" / "worker-odd.log")
-    service.odd_worker = psutil.Process(child.pid)
-    try:
-        service.wait_for_end(service.submit(MLP), WARM_SECONDS)
-        yield service
-    finally:
-        child.stop()
+    service = start_service(
+        worker_module="harness.odd_worker", poll_seconds=0.5, retry_limit=RETRIES, runner_memory_gb=CAP_GB
+    )
+    service.wait_for_end(service.submit(MLP), WARM_SECONDS)
+    return service
 
 
 def odd(name: str, **fields: Any) -> dict[str, Any]:
     return MLP | {"name": name} | fields
-
-
-def runners(service: Any) -> list[psutil.Process]:
-    return [runner for server in service.odd_worker.children() for runner in server.children()]
 
 
 def attempts(service: Any, job_id: str) -> list[str]:
@@ -66,7 +53,7 @@ def log_of(service: Any, job_id: str) -> str:
 def require_free_and_well(service: Any, job_id: str) -> None:
     """Hold the invariants, and train a job on the same worker."""
     deadline = time.monotonic() + 10
-    while living := [one for one in runners(service) if one.status() != psutil.STATUS_ZOMBIE]:
+    while living := [one for one in service.runners() if one.status() != psutil.STATUS_ZOMBIE]:
         assert time.monotonic() < deadline, f"runners are left: {living}"
         time.sleep(0.05)
     next_one = service.submit(MLP)
@@ -78,7 +65,7 @@ def wait_until_it_hangs(service: Any) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         with suppress(psutil.NoSuchProcess):
-            if any(runner.status() == psutil.STATUS_STOPPED for runner in runners(service)):
+            if any(runner.status() == psutil.STATUS_STOPPED for runner in service.runners()):
                 return
         time.sleep(0.05)
     raise AssertionError("no runner hangs")
@@ -110,11 +97,12 @@ def test_a_runner_that_exits_well_without_a_result_is_a_death_and_tried_again_up
 
 
 def test_a_runner_that_prints_a_gibibyte_costs_the_worker_no_memory_and_the_job_nothing(service: Any) -> None:
-    before = service.odd_worker.memory_info().rss
+    worker = psutil.Process(service.stack.pid("worker-1"))
+    before = worker.memory_info().rss
     job_id = service.submit(odd("print_much"))
     most = before
     while service.job(job_id)["status"] not in ("succeeded", "failed"):
-        most = max(most, service.odd_worker.memory_info().rss)
+        most = max(most, worker.memory_info().rss)
         time.sleep(0.1)
     assert service.job(job_id)["status"] == "succeeded", service.job(job_id)
     assert most - before < 100 * 2**20
@@ -222,7 +210,7 @@ def test_an_attempt_does_not_go_on_over_other_data_than_it_began_with(service: A
     table = Table(service, digits_cache, "changed")
     job_id = table.half_way()
     table.file.write_text(table.file.read_text().replace("399,", "398.5,"))
-    for runner in runners(service):
+    for runner in service.runners():
         runner.kill()
     job = service.wait_for_end(job_id)
     assert (job["status"], job["reason"]) == ("failed", "invalid_data")
@@ -235,7 +223,7 @@ def test_the_next_attempt_says_that_the_data_file_is_gone(service: Any, digits_c
     table = Table(service, digits_cache, "gone")
     job_id = table.half_way()
     table.file.unlink()
-    for runner in runners(service):
+    for runner in service.runners():
         runner.kill()
     job = service.wait_for_end(job_id)
     assert (job["status"], job["reason"]) == ("failed", "invalid_data")

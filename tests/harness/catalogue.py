@@ -28,6 +28,8 @@ _ANY_MOMENT = (
     "claim, start, reading of data, an epoch, a checkpoint's write, after it, an epoch's transaction, evaluation, the "
     "final transaction, a cancel, a pause"
 )
+_KILLS_OF_RANKS = "faults/test_kills_of_ranks.py::test_a_job_of_two_ranks_ends_as_undisturbed_though_this_is_killed"
+_MOMENTS_OF_RANKS = "reading of data, an epoch, a checkpoint's write, after it, evaluation, a cancel, a pause"
 
 CATALOGUE: Sequence[Fault] = (
     Fault(
@@ -77,6 +79,30 @@ CATALOGUE: Sequence[Fault] = (
         "Runners train on and their epochs are recorded when it is back; the API answers 503 meanwhile. "
         "Start it again.",
         _KILLS,
+    ),
+    Fault(
+        "a rank of a job of several GPUs killed",
+        "runner",
+        _MOMENTS_OF_RANKS,
+        "The job's other ranks end with it at once, and leave their GPUs free; the job goes back to the queue "
+        "(`runner_died`) and on from its last checkpoint. Which rank died is in the job's log, or, of the first, in "
+        "its message.",
+        _KILLS_OF_RANKS,
+    ),
+    Fault(
+        "worker of a job of several GPUs killed",
+        "worker",
+        _MOMENTS_OF_RANKS,
+        "All ranks end with it. When the lease has run out the job is queued again (`worker_lost`), and goes on from "
+        "its last checkpoint where as many GPUs of one host are free.",
+        _KILLS_OF_RANKS,
+    ),
+    Fault(
+        "Postgres killed and restarted, under a job of several GPUs",
+        "postgres",
+        _MOMENTS_OF_RANKS,
+        "As for any job: the ranks train on, and their epochs are recorded when it is back.",
+        _KILLS_OF_RANKS,
     ),
     Fault(
         "runner killed under a long lease",

@@ -4,6 +4,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -39,14 +40,15 @@ def _orphans(service: Service) -> Iterator[str]:
 
 
 def _idle_runners(service: Service) -> Iterator[str]:
-    """Yield the runners that live, though no job does."""
+    """Yield the runners and ranks that live, though no job does."""
     if service.rows("SELECT 1 FROM jobs WHERE status IN ('running', 'pausing', 'cancelling') LIMIT 1"):
         return
     for name in service.stack.children:
         if name.startswith("worker"):
-            for runner in service.runners(name):
-                if runner.is_running() and runner.status() != psutil.STATUS_ZOMBIE:
-                    yield f"runner {runner.pid} of {name}"
+            for rank in service.ranks(name):
+                with suppress(psutil.NoSuchProcess):
+                    if rank.status() != psutil.STATUS_ZOMBIE:
+                        yield f"runner {rank.pid} of {name}"
 
 
 def _half_closed(service: Service) -> Iterator[str]:

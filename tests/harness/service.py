@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -188,10 +188,18 @@ class Service:
         except psutil.NoSuchProcess:
             return []
 
+    def ranks(self, worker: str) -> list[psutil.Process]:
+        """Return the runners of a worker that live, each followed by the ranks beside it."""
+        everybody: list[psutil.Process] = []
+        for runner in self.runners(worker):
+            with suppress(psutil.NoSuchProcess):
+                everybody += [runner, *runner.children(recursive=True)]
+        return everybody
+
     def worker_with(self, pid: int) -> str:
-        """Return the worker that is this process, or whose runner it is."""
+        """Return the worker that is this process, or whose runner or other rank it is."""
         for name in self.stack.children:
-            if name.startswith("worker") and pid in {self.stack.pid(name), *(one.pid for one in self.runners(name))}:
+            if name.startswith("worker") and pid in {self.stack.pid(name), *(one.pid for one in self.ranks(name))}:
                 return name
         raise AssertionError(f"process {pid} is no worker's")
 

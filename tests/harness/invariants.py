@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from datetime import datetime
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import Any
 
 from harness.figures import Figures, figures_of
@@ -31,11 +31,12 @@ def require_invariants(
         _require_one_end(service, job_id)
         _require_attempts_in_turn(service, job_id)
         _require_whole_epochs(service, job_id)
+        _require_log_in_turn(service, job_id)
         _require_recorded_files(service, job_id)
         if undisturbed is not None and service.job_row(job_id)["status"] == Status.SUCCEEDED:
             found = figures_of(service, job_id)
             assert found.epochs == undisturbed.epochs, "an epoch has other figures than undisturbed"
-            assert found == undisturbed, "weights or result differ from the undisturbed ones"
+            assert found == undisturbed, "weights, result or predictions differ from the undisturbed ones"
     waited = longest_wait(service, job_ids, healed_at)
     assert waited <= MOST_WAITING_SECONDS, f"a job waited {waited:.1f} s beside a free slot"
     assert service.wrong_answers == []
@@ -80,10 +81,17 @@ def _require_whole_epochs(service: Service, job_id: str) -> None:
     assert results == ([{"attempt": job["attempt"]}] if succeeded else []), f"results of {job_id}: {results}"
 
 
+def _require_log_in_turn(service: Service, job_id: str) -> None:
+    pieces = service.rows("SELECT attempt FROM log_chunks WHERE job_id = %s ORDER BY id", job_id)
+    attempts = [piece["attempt"] for piece in pieces]
+    assert attempts == sorted(attempts), f"an earlier attempt of {job_id} was heard after a later one: {attempts}"
+
+
 def _require_recorded_files(service: Service, job_id: str) -> None:
     """Check the checkpoints: the newest is whole, and nothing is left of what was never recorded.
 
-    Where the last attempt lost its worker nobody was there to tidy up; the next attempt, or retention, does.
+    An attempt that lost its worker leaves what it had no time to record, and the next one removes that. So only of the
+    lost attempts at the end can something be left, until retention removes it.
     """
     rows = service.rows(
         "SELECT checkpoint, checkpoint_sha256 AS sha256 FROM epochs WHERE job_id = %s ORDER BY epoch DESC", job_id
@@ -92,7 +100,7 @@ def _require_recorded_files(service: Service, job_id: str) -> None:
     folder = service.stack.artifacts / job_id
     for newest in list(recorded)[:1]:
         assert hashlib.sha256((folder / newest).read_bytes()).hexdigest() == recorded[newest], f"{newest} is damaged"
-    ends = service.rows("SELECT outcome FROM attempts WHERE job_id = %s ORDER BY number DESC LIMIT 1", job_id)
-    if ends and ends[0]["outcome"] != "worker_lost":
-        left = {file.name for file in folder.glob("checkpoint-*")} - set(recorded)
-        assert not left, f"files of {job_id} that no attempt recorded: {left}"
+    ends = service.rows("SELECT number, outcome FROM attempts WHERE job_id = %s ORDER BY number DESC", job_id)
+    lost = {end["number"] for end in takewhile(lambda end: end["outcome"] == "worker_lost", ends)}
+    left = {file.name for file in folder.glob("checkpoint-*") if int(file.name.split("-")[1]) not in lost}
+    assert left <= set(recorded), f"files of {job_id} that no attempt recorded: {left - set(recorded)}"

@@ -101,6 +101,12 @@ class InvalidData(TrainyardError):
     code = "invalid_data"
 
 
+class DataCacheDamaged(TrainyardError):
+    """A file of decoded data was damaged or removed while a job used it; it is decoded again when it is next opened."""
+
+    code = "data_cache_damaged"
+
+
 class InitialCheckpointLost(TrainyardError):
     """The checkpoint that the job was to start from is missing or damaged."""
 

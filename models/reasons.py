@@ -32,6 +32,11 @@ _ALL = (
     Reason(WORKER_LOST, "The worker was killed, or cut off for longer than its lease.", retried=True),
     Reason(RUNNER_DIED, "The process that trains ended by a signal, or without a result.", retried=True),
     Reason("invalid_data", "The data set is missing, damaged, or not what it was before.", retried=False),
+    Reason(
+        "data_cache_damaged",
+        "The decoded data were damaged while they were read; the next attempt decodes them again.",
+        retried=True,
+    ),
     Reason("initial_checkpoint_lost", "The checkpoint that the job was to begin with is gone.", retried=False),
     Reason("network_does_not_fit", "The network cannot take samples of this shape.", retried=False),
     Reason("batch_of_one", "Batch norm had one value per channel, which has no variance.", retried=False),

@@ -3,16 +3,13 @@
 import re
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from harness.figures import figures_of
 from harness.invariants import require_invariants
 from models.demand import GIB
-from models.job import Status
 from worker.attempt import LOG_LIMIT
 
 MLP: dict[str, Any] = {
@@ -96,6 +93,15 @@ def test_a_runner_that_exits_well_without_a_result_is_a_death_and_tried_again_up
     require_free_and_well(service, job_id)
 
 
+def test_a_runner_that_reads_beyond_the_end_of_a_file_says_so_and_is_tried_again(service: Any) -> None:
+    job_id = service.submit(odd("read_cut_short"))
+    job = service.wait_for_end(job_id)
+    assert (job["status"], job["reason"]) == ("failed", "runner_died")
+    assert "signal 7: a file that it had mapped was cut short" in job["message"]
+    assert len(attempts(service, job_id)) == 1 + RETRIES
+    require_free_and_well(service, job_id)
+
+
 def test_a_runner_that_prints_a_gibibyte_costs_the_worker_no_memory_and_the_job_nothing(service: Any) -> None:
     worker = psutil.Process(service.stack.pid("worker-1"))
     before = worker.memory_info().rss
@@ -169,63 +175,4 @@ def test_a_loss_that_is_not_finite_ends_the_job_and_keeps_the_epochs_before_it(s
         ["non_finite_loss"],
     )
     assert f"epoch {job['progress']['epoch'] + 1}" in job["message"]
-    require_free_and_well(service, job_id)
-
-
-class Table:
-    """A table of a test's own, a job on it, and the cached and the placed file."""
-
-    def __init__(self, service: Any, folder: Path, name: str) -> None:
-        self.file = folder / "tables" / f"{name}.csv"
-        self.file.parent.mkdir(exist_ok=True)
-        rows = [f"{x},{x * x % 17}" for x in range(400)]
-        self.file.write_text("\n".join(["x,y", *rows]) + "\n")
-        self.spec = {
-            "dataset": {"name": "table", "file": self.file.name, "target": "y", "features": ["x"], "validation": 0.2},
-            "network": {"name": "mlp", "hidden": [8], "activation": "tanh"},
-            "training": {"epochs": 300, "seed": 3, "batch_size": 8},
-        }
-        self._service = service
-
-    def half_way(self) -> str:
-        job_id: str = self._service.submit(self.spec)
-        self._service.wait_for_epoch(job_id, 5)
-        assert self._service.job(job_id)["status"] == Status.RUNNING
-        return job_id
-
-
-def test_a_data_file_that_is_removed_meanwhile_costs_a_job_that_has_read_it_nothing(
-    service: Any, digits_cache: Path
-) -> None:
-    table = Table(service, digits_cache, "removed")
-    undisturbed = service.submit(table.spec)
-    assert service.wait_for_end(undisturbed)["status"] == "succeeded"
-    job_id = table.half_way()
-    table.file.unlink()
-    assert service.wait_for_end(job_id)["status"] == "succeeded"
-    require_invariants(service, [job_id], undisturbed=figures_of(service, undisturbed))
-
-
-def test_an_attempt_does_not_go_on_over_other_data_than_it_began_with(service: Any, digits_cache: Path) -> None:
-    table = Table(service, digits_cache, "changed")
-    job_id = table.half_way()
-    table.file.write_text(table.file.read_text().replace("399,", "398.5,"))
-    for runner in service.runners():
-        runner.kill()
-    job = service.wait_for_end(job_id)
-    assert (job["status"], job["reason"]) == ("failed", "invalid_data")
-    assert "has changed since epoch" in job["message"]
-    assert attempts(service, job_id) == ["runner_died", "invalid_data"]
-    require_free_and_well(service, job_id)
-
-
-def test_the_next_attempt_says_that_the_data_file_is_gone(service: Any, digits_cache: Path) -> None:
-    table = Table(service, digits_cache, "gone")
-    job_id = table.half_way()
-    table.file.unlink()
-    for runner in service.runners():
-        runner.kill()
-    job = service.wait_for_end(job_id)
-    assert (job["status"], job["reason"]) == ("failed", "invalid_data")
-    assert "gone.csv" in job["message"]
     require_free_and_well(service, job_id)

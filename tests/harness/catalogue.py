@@ -384,7 +384,7 @@ CATALOGUE: Sequence[Fault] = (
         "data sets",
         "an epoch",
         "A job that has read it ends as usual; an attempt that begins later fails (`invalid_data`) and names the file.",
-        "faults/test_bad_runners.py::test_a_data_file_that_is_removed_meanwhile_costs_a_job_that_has_read_it_nothing",
+        "faults/test_damaged_data.py::test_a_data_file_that_is_removed_meanwhile_costs_a_job_that_has_read_it_nothing",
     ),
     Fault(
         "data file changed",
@@ -392,7 +392,31 @@ CATALOGUE: Sequence[Fault] = (
         "between two attempts",
         "`failed` (`invalid_data`): a training does not go on over other data. Put the old file back and retry, or "
         "submit the job again.",
-        "faults/test_bad_runners.py::test_an_attempt_does_not_go_on_over_other_data_than_it_began_with",
+        "faults/test_damaged_data.py::test_an_attempt_does_not_go_on_over_other_data_than_it_began_with",
+    ),
+    Fault(
+        "cached images cut short or changed",
+        "data sets",
+        "an epoch that reads them batch by batch",
+        "The job goes back to the queue (`data_cache_damaged`); the images are decoded again, and it goes on from its "
+        "last checkpoint. Jobs that have their data in memory do not notice. Look who writes there, and at the disk.",
+        "faults/test_damaged_data.py::test_a_job_whose_cached_images_are_damaged_goes_on_once_they_are_decoded_again",
+    ),
+    Fault(
+        "cached images removed",
+        "data sets",
+        "an epoch that reads them batch by batch",
+        "The job reads on; the next one decodes them again. To remove the cache is safe at any time.",
+        "faults/test_damaged_data.py::"
+        "test_a_job_whose_cached_images_are_removed_reads_on_and_the_next_one_decodes_them",
+    ),
+    Fault(
+        "mapped file cut short as it is read",
+        "runner",
+        "any",
+        "The kernel ends the runner by signal 7 (`runner_died`, with that hint). The next attempt decodes the data "
+        "again, where these were the cached ones.",
+        "faults/test_bad_runners.py::test_a_runner_that_reads_beyond_the_end_of_a_file_says_so_and_is_tried_again",
     ),
     Fault(
         "checkpoint truncated, bit-flipped or missing",

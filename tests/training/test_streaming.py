@@ -1,5 +1,6 @@
 """Data that do not fit: batches read from a file while the network trains must be those of data on the device."""
 
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from numpy.lib.format import open_memmap
 from torch import Tensor
 
 from harness.training import Fresh, MakeJob
-from models.errors import InvalidData
+from models.errors import DataCacheDamaged
 from models.result import Result
 from worker.training.data import BatchedSplit, DeviceSplit
 from worker.training.loop import evaluate, fit, train_one_epoch
@@ -154,16 +155,29 @@ def test_only_a_few_batches_are_read_ahead(images: np.ndarray, labels: np.ndarra
     assert not thread.is_alive()
 
 
-def test_a_file_that_is_cut_short_is_named_in_the_error(images: np.ndarray, labels: np.ndarray, file: Path) -> None:
+def cut_short(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def flip_a_bit_of_the_last_byte(file: Path) -> None:
+    with file.open("r+b") as opened:
+        opened.seek(-1, os.SEEK_END)
+        (last,) = opened.read(1)
+        opened.seek(-1, os.SEEK_END)
+        opened.write(bytes([last ^ 1]))
+
+
+@pytest.mark.parametrize("harm", [cut_short, flip_a_bit_of_the_last_byte])
+def test_a_file_that_is_changed_is_named_in_the_error(
+    images: np.ndarray, labels: np.ndarray, file: Path, harm: Callable[[Path], None]
+) -> None:
     _, streamed = both(images, labels, **SCALE)
     batches = streamed.batches(8)
     next(batches)
-    whole = file.stat().st_size
-    with file.open("r+b") as opened:
-        opened.truncate(whole // 2)
-    with pytest.raises(InvalidData) as cut:
+    harm(file)
+    with pytest.raises(DataCacheDamaged) as raised:
         list(batches)
-    assert str(cut.value) == f"{file} was cut short while it was read, to {whole // 2:,} of {whole:,} bytes."
+    assert str(raised.value) == f"{file} was changed while it was read."
     assert reading_threads() == []
 
 
@@ -176,5 +190,5 @@ def test_a_file_that_is_replaced_is_read_to_the_end(images: np.ndarray, labels: 
 
 def test_a_file_that_has_vanished_before_the_start_is_named(images: np.ndarray, labels: np.ndarray, file: Path) -> None:
     file.unlink()
-    with pytest.raises(InvalidData, match=f"{file} cannot be read any more: No such file or directory"):
+    with pytest.raises(DataCacheDamaged, match=f"{file} cannot be read any more: No such file or directory"):
         StreamedSplit(images, labels, device=CPU, **SCALE)

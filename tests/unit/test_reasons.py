@@ -74,7 +74,7 @@ def test_every_reason_that_the_code_names_is_in_the_table() -> None:
 
 
 def test_what_the_job_has_no_part_in_is_tried_again_and_nothing_else() -> None:
-    assert RETRIED == ("worker_lost", "runner_died")
+    assert RETRIED == ("worker_lost", "runner_died", "data_cache_damaged")
     assert not {"cancelled_by_user", "preempted", "dependency_failed"} & set(FAILURES)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.errors import InvalidData
+from models.errors import DataCacheDamaged
 from worker.training.data import BatchedSplit, Part, send
 
 _BATCHES_AHEAD = 4  # read and waiting, at most
@@ -32,7 +32,7 @@ class StreamedSplit(BatchedSplit):
     ) -> None:
         """Keep the inputs, of which the split is the `rows` (N,); only the targets, of the split alone, are copied.
 
-        Raises InvalidData naming the file that the inputs are mapped from where it cannot be opened.
+        Raises DataCacheDamaged naming the file that the inputs are mapped from where it cannot be opened.
         """
         super().__init__(inputs, targets, mean=mean, std=std, device=device, memory_format=memory_format)
         self._inputs = inputs
@@ -40,7 +40,7 @@ class StreamedSplit(BatchedSplit):
         self._file = _MappedFile(inputs) if isinstance(inputs, np.memmap) else None
 
     def parts(self, batches: Sequence[Tensor]) -> Generator[Part, None, None]:
-        """Yield the inputs of each batch with its targets; raise InvalidData where the file has been cut short."""
+        """Yield the inputs of each batch with its targets; raise DataCacheDamaged where the file has been changed."""
         reading = _Reading(self._read, [places.numpy() for places in batches])
         try:
             for places in batches:
@@ -56,7 +56,7 @@ class StreamedSplit(BatchedSplit):
     def _read(self, places: np.ndarray) -> Tensor:
         """Return the inputs at these places of the split on the CPU, pinned for a GPU."""
         if self._file is not None:
-            self._file.require_whole()
+            self._file.require_unchanged()
         rows = places if self._rows is None else self._rows[places]
         images = self.scale_and_shift is not None
         read = torch.empty(
@@ -67,27 +67,33 @@ class StreamedSplit(BatchedSplit):
         )
         # By numpy, in this thread alone: torch would start threads of its own beside those of the training.
         np.copyto(read.numpy(), self._inputs[rows])
+        if self._file is not None:
+            self._file.require_unchanged()  # what was read is what had been verified
         return read
 
 
 class _MappedFile:
-    """The file behind mapped inputs: to read what is no longer in it would end the process, with a signal."""
+    """The file behind mapped inputs: to read beyond its end, where it was cut short, would end the process."""
 
     def __init__(self, inputs: "np.memmap[tuple[int, ...], np.dtype[np.generic]]") -> None:
         self._path = inputs.filename
-        self._bytes = inputs.offset + inputs.nbytes
         try:
             # Held open: a file that is removed, or replaced by another, is read to the end all the same.
             self._descriptor = os.open(str(self._path), os.O_RDONLY)
         except OSError as error:
-            raise InvalidData(f"{self._path} cannot be read any more: {error.strerror}.") from error
+            raise DataCacheDamaged(f"{self._path} cannot be read any more: {error.strerror}.") from error
         weakref.finalize(self, os.close, self._descriptor)
+        self._as_found = self._state()
 
-    def require_whole(self) -> None:
-        """Raise InvalidData where the file has been cut short."""
-        found = os.fstat(self._descriptor).st_size
-        if found < self._bytes:
-            raise InvalidData(f"{self._path} was cut short while it was read, to {found:,} of {self._bytes:,} bytes.")
+    def require_unchanged(self) -> None:
+        """Raise DataCacheDamaged where the file has been written to, or cut short."""
+        if self._state() != self._as_found:
+            raise DataCacheDamaged(f"{self._path} was changed while it was read.")
+
+    def _state(self) -> tuple[int, int]:
+        """Return what no write to the file leaves as it was, and its removal does: its size and its time."""
+        found = os.fstat(self._descriptor)
+        return found.st_size, found.st_mtime_ns
 
 
 class _Reading:

@@ -66,8 +66,18 @@ def read_mapped() -> None:
         time.sleep(0.6)  # with all of it mapped, the memory is measured at least twice
 
 
+def read_cut_short() -> None:
+    """Read what was mapped of a file that is shorter by now."""
+    with tempfile.NamedTemporaryFile() as file:
+        os.truncate(file.name, _PIECE)
+        mapped = np.memmap(Path(file.name), mode="r")
+        os.truncate(file.name, 0)
+        int(mapped[-1])
+
+
 MISBEHAVIOURS: dict[str, Callable[[], None]] = {
-    act.__name__: act for act in (hang, exit_well, print_much, leave_child, hoard, hoard_in_child, read_mapped)
+    act.__name__: act
+    for act in (hang, exit_well, print_much, leave_child, hoard, hoard_in_child, read_mapped, read_cut_short)
 }
 
 

@@ -1,6 +1,7 @@
 """A runner as its supervisor sees it: what it said, what it printed, whether it lives, and until when it may."""
 
 import codecs
+import logging
 import os
 import signal
 import threading
@@ -15,10 +16,13 @@ from worker.memory_limit import MemoryLimit
 from worker.messages import EVENT, GO_ON, STOP, Assignment, Event
 from worker.stopwatch import Stopwatch
 
+_log = logging.getLogger(__name__)
+
 OUTPUT_LIMIT = 262_144  # bytes of output kept between two visits of the supervisor, the newest
 _READ = 65_536
 _LOOK_SECONDS = 0.25  # between two looks at deadlines and memory
 _NEAR = 0.4  # a lease that has this part of its length left is about to end; it is renewed long before
+_START, _START_SECONDS = "start", 180.0  # a forkserver that has to be started again may import torch over a network
 _END_SECONDS = 10  # a process that the kernel holds may not go, and its supervisor must
 
 
@@ -34,12 +38,15 @@ def _run_in_child(
 
 
 class RunnerProcess:
-    """A started runner; a thread of its own empties the pipes, so that a slow database never holds up the training."""
+    """A runner; a thread of its own starts it and empties its pipes.
+
+    So a slow database never holds up the training, and a forkserver that has to import torch first no supervisor.
+    """
 
     def __init__(
         self, context: ForkServerContext, assignment: Assignment, memory_limit: MemoryLimit | None = None
     ) -> None:
-        """Start a runner on the assignment, which is killed where its processes have more memory than the limit."""
+        """Let a runner start on the assignment, which is killed where its processes have more memory than the limit."""
         commands, self._commands = context.Pipe(duplex=False)
         self._events, events = context.Pipe(duplex=False)
         self._output, output = context.Pipe(duplex=False)
@@ -48,16 +55,14 @@ class RunnerProcess:
             args=(Stopwatch(time.monotonic()), assignment.model_dump_json(), commands, events, output),
             name=f"job {assignment.job_id}",
         )
-        self._process.start()
-        for childs_end in (commands, events, output):
-            childs_end.close()
+        self._childs_ends = (commands, events, output)
         self._news = threading.Condition()
         self._said: deque[Event] = deque()
         self._printed = bytearray()
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a character may come in two pieces
         self._dropped = 0
-        self._ended = False
-        self._deadlines: dict[str, float] = {}
+        self._started = self._unwanted = self._ended = False
+        self._deadlines = {_START: time.monotonic() + _START_SECONDS}
         self._commanding = threading.Lock()
         self._lease_end = self._lease_seconds = 0.0
         self._memory_limit = memory_limit
@@ -68,12 +73,12 @@ class RunnerProcess:
 
     @property
     def pid(self) -> int | None:
-        """The runner's process id."""
+        """The runner's process id; None until it is started."""
         return self._process.pid
 
     @property
     def exit_code(self) -> int | None:
-        """The exit code, or minus the signal that ended it; None while it lives."""
+        """The exit code, or minus the signal that ended it; None while it lives, and where it could not be started."""
         return self._process.exitcode
 
     def set_deadline(self, purpose: str, moment: float) -> None:
@@ -90,7 +95,9 @@ class RunnerProcess:
         with self._news:  # the answer to a renewal may have come so late that the runner was given more meanwhile
             end = self._lease_end = max(moment, self._lease_end)
             self._lease_seconds = seconds
-        self._command(repr(end).encode())
+            started = self._started  # or it would be told of one that has run out by then, and end itself
+        if started:
+            self._command(repr(end).encode())
 
     def ask_to_stop(self, purpose: str, *, grace_seconds: float | None) -> None:
         """Let the runner leave after this epoch, and kill it where that takes longer than the grace, if any."""
@@ -103,10 +110,16 @@ class RunnerProcess:
         self._command(GO_ON)
 
     def wait(self, seconds: float) -> bool:
-        """Wait for an event at most this long; return whether the runner has ended. Output is nothing to hurry for."""
+        """Wait for an event at most this long; return whether the runner has ended, or never came to start in time.
+
+        Output is nothing to hurry for.
+        """
         with self._news:
             self._news.wait_for(lambda: self._said or self._ended, seconds)
-            return self._ended
+            starts = not (self._started or self._ended)
+        if starts:  # and the thread that else looks at deadlines waits for the forkserver
+            self._enforce_deadlines()
+        return self._ended or (starts and self._unwanted)
 
     def take_events(self) -> list[Event]:
         """Return what the runner said since the last call, in order."""
@@ -126,8 +139,11 @@ class RunnerProcess:
             return text
 
     def kill(self) -> None:
-        """End the runner and everything it started, now; once it has ended, its id may be somebody else's."""
-        if not self._ended:
+        """End the runner and everything it started, now or once it is started."""
+        with self._news:
+            self._unwanted = True
+            lives = self._started and not self._ended  # once it has ended, its id may be somebody else's
+        if lives:
             self._process.kill()
             self._kill_group()
 
@@ -143,12 +159,33 @@ class RunnerProcess:
 
     def _read(self) -> None:
         try:
-            self._read_until_end()
+            if self._start():
+                self._read_until_end()
         finally:  # whatever happened, the supervisor must not wait for ever
             self.kill()
             with self._news:
                 self._ended = True
                 self._news.notify_all()
+
+    def _start(self) -> bool:
+        """Start the process, which takes seconds where its forkserver was killed before, and fails where it is now."""
+        try:
+            self._process.start()
+        except (OSError, EOFError):
+            _log.exception("The runner of %s could not be started.", self._process.name)
+            return False
+        finally:
+            for childs_end in self._childs_ends:
+                childs_end.close()
+        with self._news:
+            self._started = True
+            del self._deadlines[_START]
+            unwanted, seconds = self._unwanted, self._lease_seconds
+        if unwanted:
+            self.kill()
+        elif seconds:
+            self.set_lease_end(time.monotonic() + seconds, seconds)
+        return True
 
     def _read_until_end(self) -> None:
         sources = [self._events, self._output]

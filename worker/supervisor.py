@@ -112,7 +112,7 @@ class Supervisor:
         try:
             limit = self._spec.resources.time_limit_seconds
             runner.set_deadline("time_limit", claimed_at + limit - self._claim.seconds_used)
-            # To start may have taken longer than the lease, as in an outage: to renew it is the first thing to be done.
+            # In an outage this may be more than a lease after the claim: to renew it is the first thing to be done.
             self._extend_lease(runner, time.monotonic())
             self._next_beat = 0.0
             self._follow(runner)
@@ -276,7 +276,9 @@ class Supervisor:
 
 
 def _how_it_died(exit_code: int | None) -> str:
-    if exit_code is not None and exit_code < 0:
+    if exit_code is None:
+        return "The runner could not be started: the worker's log says why."
+    if exit_code < 0:
         hint = ": a file that it had mapped was cut short, or its disk failed" if -exit_code == signal.SIGBUS else ""
         return f"The runner was ended by signal {-exit_code}{hint}."
     if exit_code == RANK_DIED:

@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import psutil
@@ -151,6 +152,37 @@ def test_a_forkserver_that_was_killed_while_idle_is_started_again(stack: Any, un
             server.kill()
     job_id = stack.submit(SHORT_JOB)
     assert stack.wait_for_end(job_id)["status"] == "succeeded"
+    require_invariants(stack, [job_id], undisturbed=undisturbed)
+
+
+def forkserver_of(stack: Any, worker: str) -> psutil.Process:
+    """Wait for the forkserver of a worker, which may just be starting one."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for child in psutil.Process(stack.stack.pid(worker)).children():
+            if child.status() != psutil.STATUS_ZOMBIE and "multiprocessing.forkserver" in " ".join(child.cmdline()):
+                return child
+        time.sleep(0.001)
+    raise AssertionError(f"{worker} has no forkserver")
+
+
+def test_a_forkserver_that_takes_longer_than_a_lease_to_start_again_costs_no_attempt(
+    stack: Any, undisturbed: Figures
+) -> None:
+    with stack.faults.holding(FaultPoint.CLAIMED) as reached:
+        job_id = stack.submit(SHORT_JOB)
+        worker = stack.worker_with(reached())
+        forkserver_of(stack, worker).kill()
+        claimed_at = stack.now()
+    starting = forkserver_of(stack, worker)
+    starting.suspend()
+    try:
+        lease = timedelta(seconds=SOON_LOST["lease_seconds"])
+        stack.wait_for(job_id, lambda _: stack.now() > claimed_at + 2 * lease)
+    finally:
+        starting.resume()
+    assert stack.wait_for_end(job_id)["status"] == "succeeded"
+    assert outcomes(stack, job_id) == ["succeeded"]
     require_invariants(stack, [job_id], undisturbed=undisturbed)
 
 

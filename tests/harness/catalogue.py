@@ -241,6 +241,13 @@ CATALOGUE: Sequence[Fault] = (
         "faults/test_lost_workers.py::test_a_forkserver_that_was_killed_while_idle_is_started_again",
     ),
     Fault(
+        "forkserver killed",
+        "worker",
+        "between a claim and its runner's start",
+        "The worker starts a new one, and holds the lease meanwhile: the job starts some seconds later.",
+        "faults/test_lost_workers.py::test_a_forkserver_that_takes_longer_than_a_lease_to_start_again_costs_no_attempt",
+    ),
+    Fault(
         "every runner of a job dies",
         "runner",
         "an epoch",

@@ -1,7 +1,6 @@
 """A runner as its supervisor sees it: what it said, what it printed, whether it lives, and until when it may."""
 
 import codecs
-import logging
 import os
 import signal
 import threading
@@ -12,11 +11,13 @@ from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 
+import structlog
+
 from worker.memory_limit import MemoryLimit
 from worker.messages import EVENT, GO_ON, STOP, Assignment, Event
 from worker.stopwatch import Stopwatch
 
-_log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 OUTPUT_LIMIT = 262_144  # bytes of output kept between two visits of the supervisor, the newest
 _READ = 65_536
@@ -172,7 +173,7 @@ class RunnerProcess:
         try:
             self._process.start()
         except (OSError, EOFError):
-            _log.exception("The runner of %s could not be started.", self._process.name)
+            log.exception("runner_not_started", process=self._process.name)
             return False
         finally:
             for childs_end in self._childs_ends:

@@ -14,6 +14,7 @@ import pytest
 from harness.figures import Figures
 from harness.invariants import require_invariants
 from harness.short_job import BATCHES_BEFORE, EPOCHS_BEFORE, SHORT_JOB, SOON_LOST
+from local.children import wait_until
 from models.faults import FaultPoint
 
 pytestmark = pytest.mark.usefixtures("whole")
@@ -147,12 +148,22 @@ def test_a_killed_forkserver_takes_no_runner_out_of_sight(stack: Any, undisturbe
 
 
 def test_a_forkserver_that_was_killed_while_idle_is_started_again(stack: Any, undisturbed: Figures) -> None:
-    for name in ("worker-1", "worker-2"):
+    workers = ("worker-1", "worker-2")
+    ready = [stack.log(name).count("event=slots_ready") for name in workers]
+    for name in workers:
         for server in psutil.Process(stack.stack.pid(name)).children():
             server.kill()
     job_id = stack.submit(SHORT_JOB)
+
+    def are_ready() -> bool:
+        return all(
+            stack.log(name).count("event=slots_ready") > before for name, before in zip(workers, ready, strict=True)
+        )
+
+    wait_until(are_ready, watch=stack.stack.check, what="the workers", seconds=60)
+    healed_at = stack.now()
     assert stack.wait_for_end(job_id)["status"] == "succeeded"
-    require_invariants(stack, [job_id], undisturbed=undisturbed)
+    require_invariants(stack, [job_id], undisturbed=undisturbed, healed_at=healed_at)
 
 
 def forkserver_of(stack: Any, worker: str) -> psutil.Process:
@@ -172,7 +183,9 @@ def test_a_forkserver_that_takes_longer_than_a_lease_to_start_again_costs_no_att
     with stack.faults.holding(FaultPoint.CLAIMED) as reached:
         job_id = stack.submit(SHORT_JOB)
         worker = stack.worker_with(reached())
-        forkserver_of(stack, worker).kill()
+        server = forkserver_of(stack, worker)
+        server.kill()
+        wait_until_dead(server, seconds=20)
         claimed_at = stack.now()
     starting = forkserver_of(stack, worker)
     starting.suspend()

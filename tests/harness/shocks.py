@@ -17,6 +17,7 @@ from models.faults import FaultPoint
 from models.settings import Settings
 
 Heal = Callable[[], None]
+_STOP_SECONDS = 30.0  # in which a worker that is told to stop is gone; to wait for it would hold other faults up
 WORKERS = ("worker-1", "worker-2")
 # Moments of workers and runners; a held API would hold the soak, which asks it all the time.
 _POINTS = (
@@ -54,7 +55,7 @@ def shocks(lease_seconds: float) -> Sequence[Shock]:
         Shock("runner killed", 0, _kill_runner),
         Shock("worker killed", 1, _kill(*WORKERS)),
         Shock("worker killed for longer than its lease", beyond_lease, _kill(*WORKERS)),
-        Shock("worker told to stop", 1, _terminate_worker),
+        Shock("worker told to stop", _STOP_SECONDS, _terminate_worker),
         Shock("worker suspended beyond its lease", beyond_lease, _suspend(*WORKERS)),
         Shock("worker suspended within its lease", lease_seconds / 3, _suspend(*WORKERS)),
         Shock("worker or runner killed at a named moment", 3, _kill_at_a_point),
@@ -77,7 +78,7 @@ def _kill(*names: str) -> Callable[[Service, Random], Heal | None]:
         if name is None:
             return None
         service.stack.kill_child(name)
-        return lambda: service.stack.start_child(name)
+        return lambda: _start_again(service, name)
 
     return strike
 
@@ -98,10 +99,12 @@ def _terminate_worker(service: Service, chance: Random) -> Heal | None:
     if name is None:
         return None
     service.stack.kill_child(name, signal.SIGTERM)
+    told = service.stack.pid(name)
 
     def heal() -> None:
-        psutil.Process(service.stack.pid(name)).wait(30)
-        service.stack.start_child(name)
+        is_there = service.stack.pid(name) == told and service.stack.is_running(name)
+        assert not is_there, f"{name} was told to stop, and is not gone in {_STOP_SECONDS:g} s"
+        _start_again(service, name)
 
     return heal
 
@@ -187,6 +190,12 @@ def _running(service: Service, names: Sequence[str], chance: Random) -> str | No
         and psutil.Process(service.stack.pid(name)).status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
     ]
     return chance.choice(able) if able else None
+
+
+def _start_again(service: Service, name: str) -> None:
+    """Start a child, where the healing of another fault has not done so."""
+    if not service.stack.is_running(name):
+        service.stack.start_child(name)
 
 
 def _broker(service: Service) -> redis.Redis:

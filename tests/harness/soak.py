@@ -22,6 +22,7 @@ from rich.table import Table
 
 from harness.faults import FaultPoints
 from harness.figures import Figures, figures_of
+from harness.growth import Held, Life, Lives, held_by_children
 from harness.invariants import require_invariants
 from harness.service import FINAL, Service
 from harness.shocks import WORKERS, Shock, shocks
@@ -40,6 +41,7 @@ _SETTINGS: Mapping[str, object] = {
 _PAUSE_SECONDS = (3.0, 9.0)  # between two faults
 _MEDDLING_SECONDS = 4.0  # between two requests of a user who cancels, or pauses and resumes, some job
 _SUBMITTING = 0.9  # of the time, so that jobs still wait when the last fault is healed
+_LOOK_SECONDS = 2.0  # between two looks at what the processes hold
 _END_SECONDS = 600.0
 _CALM_SECONDS = 8.0  # until what ended has been given back
 _MORE_BYTES, _MORE_FILES = 64 * 2**20, 12  # that a process may have at the end beyond the beginning
@@ -89,6 +91,7 @@ class Soak:
         self.chance = Random(seed)
         self.seconds = minutes * 60
         self.agenda = Agenda()
+        self.lives = Lives(service)
         self.fired: Counter[str] = Counter()
         self.meddled: Counter[str] = Counter()
         self.jobs: dict[str, str] = {}  # the name of the spec, by the job's id
@@ -104,6 +107,7 @@ class Soak:
             self.agenda.at(moment, lambda number=number, name=name: self._submit(number, name))  # type: ignore[misc]
         self._plan(begin + _PAUSE_SECONDS[0], begin + self.seconds, self._strike, _PAUSE_SECONDS)
         self._plan(begin + 1, begin + self.seconds, self._meddle, (0.0, 2 * _MEDDLING_SECONDS))
+        self.agenda.at(begin, lambda: self._look(begin + self.seconds))
         self.agenda.work_off()
 
     def train_undisturbed(self) -> None:
@@ -121,13 +125,19 @@ class Soak:
                 if job["status"] == "paused":  # whoever paused it was cut off before the resume
                     self.service.http.post(f"/jobs/{job['id']}/resume")
             assert time.monotonic() < deadline, f"{len(left)} jobs have not ended, as {left[0]}"
-            time.sleep(0.5)
+            self.lives.look()  # nothing is killed any more: these are the longest lives
+            time.sleep(_LOOK_SECONDS)
 
     def _plan(self, start: float, end: float, act: Callable[[], None], pause: tuple[float, float]) -> None:
         moment = start
         while moment < end:
             self.agenda.at(moment, act)
             moment += self.chance.uniform(*pause)
+
+    def _look(self, until: float) -> None:
+        self.lives.look()
+        if time.monotonic() < until:
+            self.agenda.at(time.monotonic() + _LOOK_SECONDS, lambda: self._look(until))
 
     def _submit(self, number: int, name: str) -> None:
         """Submit as a user's script would: again and again under one key, until there is an answer."""
@@ -183,26 +193,6 @@ class Soak:
         return str(answer.json()["status"]) if answer.is_success else None
 
 
-@dataclass(frozen=True)
-class Held:
-    """What a child and its own children hold: resident bytes, without what they share, and open files."""
-
-    resident: int
-    files: int
-
-    @classmethod
-    def by(cls, pid: int) -> "Held":
-        """Look at the process and all below it."""
-        process = psutil.Process(pid)
-        everybody = [process, *process.children(recursive=True)]
-        return cls(sum(one.memory_full_info().pss for one in everybody), sum(one.num_fds() for one in everybody))
-
-
-def held_by_children(service: Service) -> dict[str, Held]:
-    """Return what each child of the stack holds now."""
-    return {name: Held.by(service.stack.pid(name)) for name in service.stack.children}
-
-
 def judge(soak: Soak, console: Console) -> None:
     """Hold every invariant; raise AssertionError."""
     counted = soak.service.rows("SELECT count(*) AS n FROM jobs")[0]["n"]
@@ -227,6 +217,21 @@ def require_flat(before: Mapping[str, Held], after: Mapping[str, Held], console:
     for name, was in before.items():
         assert after[name].resident <= was.resident + _MORE_BYTES, f"the memory of {name} has grown"
         assert after[name].files <= was.files + _MORE_FILES, f"the open files of {name} have grown"
+
+
+def require_flat_lives(lives: Sequence[Life], console: Console) -> None:
+    """Raise AssertionError where a process held more and more while it worked, or none lived long enough to tell."""
+    rows = []
+    for life in sorted(lives, key=lambda life: life.name):
+        grown, allowed = life.growth, life.allowed
+        memory = f"{grown.resident / 2**20:+.1f}", f"{allowed.resident / 2**20:.1f}"
+        rows.append((life.name, f"{life.seconds:.0f}", *memory, f"{grown.files:+d}", allowed.files))
+    columns = ("process", "seconds", "MiB more", "allowed", "files more", "allowed")
+    console.print(_table("What each life added under load, once warm", columns, rows))
+    assert lives, "no process lived long enough to tell whether it grows"
+    for life in lives:
+        assert life.growth.resident <= life.allowed.resident, f"{life.name} took more and more memory"
+        assert life.growth.files <= life.allowed.files, f"{life.name} opened more and more files"
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
@@ -259,6 +264,7 @@ def soak_in(folder: Path, seed: int, minutes: float, console: Console) -> None:
         console.print(_table("What fired", ("fault", "times"), soak.fired.most_common()))
         console.print(_table("What users did", ("request", "times"), soak.meddled.most_common()))
         judge(soak, console)
+        require_flat_lives(soak.lives.long_ones(), console)
         require_flat(before, held_by_children(service), console)
         service.close()
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psutil
 import pytest
 from redis import Redis
 from redis.backoff import NoBackoff
@@ -14,6 +15,7 @@ from redis.retry import Retry
 
 from harness.figures import Figures, figures_of
 from harness.invariants import require_invariants
+from harness.service import wait_until_dead
 from models.wake import WAKE_TASK
 
 pytestmark = pytest.mark.usefixtures("own_servers")
@@ -28,6 +30,7 @@ QUICK = {"lease_seconds": 5, "beat_seconds": 0.5, "poll_seconds": 0.5, "sweep_se
 QUEUE = "default"
 KEY = f"trainyard:{QUEUE}"
 PATIENCE_SECONDS = 240  # on a machine that is busy with other things
+STOP_SECONDS = 30  # in which a worker that is told to stop is gone
 
 
 def warm(service: Any) -> Any:
@@ -92,6 +95,15 @@ def emptied(service: Any) -> Iterator[None]:
     yield
 
 
+def goes_on_and_is_cancelled(service: Any, job_id: str) -> None:
+    """See the job through its second attempt."""
+    service.wait_for(job_id, lambda job: job["attempt"] == 2, PATIENCE_SECONDS)
+    service.http.post(f"/jobs/{job_id}/cancel").raise_for_status()
+    assert service.wait_for_end(job_id, PATIENCE_SECONDS)["status"] == "cancelled"
+    (second,) = service.rows("SELECT started_at FROM attempts WHERE job_id = %s AND number = 2", job_id)
+    require_invariants(service, [job_id], healed_at=second["started_at"])
+
+
 FAULTS = [killed, suspended, emptied]
 Fault = Callable[[Any], Any]
 
@@ -133,6 +145,21 @@ def test_a_worker_that_only_listens_is_woken_again_once_the_broker_is_back(fault
     assert listening.wait_for_end(afterwards, PATIENCE_SECONDS)["status"] == "succeeded"
 
 
+def test_a_worker_that_is_told_to_stop_while_the_broker_is_suspended_gives_its_job_back_and_is_soon_gone(
+    stack: Any,
+) -> None:
+    job_id = stack.submit(SPEC | {"training": {"epochs": 100_000}})
+    stack.wait_for(job_id, lambda job: job["progress"]["epoch"] >= 3, PATIENCE_SECONDS)
+    worker = psutil.Process(stack.stack.pid("worker-1"))
+    with suspended(stack):
+        stack.stack.kill_child("worker-1", signal.SIGTERM)
+        job = stack.wait_for(job_id, lambda job: job["status"] == "queued", STOP_SECONDS)
+        assert (job["reason"], job["retries"]) == ("preempted", 0)
+        wait_until_dead(worker, STOP_SECONDS)
+    stack.stack.start_child("worker-1")
+    goes_on_and_is_cancelled(stack, job_id)
+
+
 def test_a_lost_worker_is_noticed_while_the_broker_is_suspended(stack: Any) -> None:
     job_id = stack.submit(SPEC | {"training": {"epochs": 100_000}})
     stack.wait_for(job_id, lambda job: job["progress"]["epoch"] >= 3, PATIENCE_SECONDS)
@@ -141,11 +168,7 @@ def test_a_lost_worker_is_noticed_while_the_broker_is_suspended(stack: Any) -> N
         job = stack.wait_for(job_id, lambda job: job["status"] == "queued", PATIENCE_SECONDS)
         assert job["reason"] == "worker_lost"
     stack.stack.start_child("worker-1")
-    stack.wait_for(job_id, lambda job: job["attempt"] == 2, PATIENCE_SECONDS)
-    stack.http.post(f"/jobs/{job_id}/cancel").raise_for_status()
-    assert stack.wait_for_end(job_id, PATIENCE_SECONDS)["status"] == "cancelled"
-    (second,) = stack.rows("SELECT started_at FROM attempts WHERE job_id = %s AND number = 2", job_id)
-    require_invariants(stack, [job_id], healed_at=second["started_at"])
+    goes_on_and_is_cancelled(stack, job_id)
 
 
 def envelope(task: str, call: Any, **changes: Any) -> bytes:

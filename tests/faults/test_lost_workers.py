@@ -13,6 +13,7 @@ import pytest
 
 from harness.figures import Figures
 from harness.invariants import require_invariants
+from harness.service import wait_until_dead
 from harness.short_job import BATCHES_BEFORE, EPOCHS_BEFORE, SHORT_JOB, SOON_LOST
 from local.children import wait_until
 from models.faults import FaultPoint
@@ -42,14 +43,6 @@ def outcomes(stack: Any, job_id: str) -> list[str]:
     """Return how each attempt ended."""
     attempts = stack.rows("SELECT outcome FROM attempts WHERE job_id = %s ORDER BY number", job_id)
     return [attempt["outcome"] for attempt in attempts]
-
-
-def wait_until_dead(process: psutil.Process, seconds: float) -> None:
-    """Wait until the process has ended; a zombie has, whether or not somebody has taken note of it yet."""
-    deadline = time.monotonic() + seconds
-    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline, f"{process} still runs"
-        time.sleep(0.02)
 
 
 def test_a_killed_runner_is_seen_at_once_and_not_with_its_lease(start_service: Any) -> None:

@@ -236,3 +236,11 @@ class OtherApi:
             return httpx2.get(f"{self.base_url}/readyz", timeout=5, trust_env=False).status_code == 200
         except httpx2.TransportError:
             return False
+
+
+def wait_until_dead(process: psutil.Process, seconds: float) -> None:
+    """Wait until the process has ended; a zombie has, whether or not somebody has taken note of it yet."""
+    deadline = time.monotonic() + seconds
+    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline, f"{process} still runs"
+        time.sleep(0.02)

@@ -17,8 +17,8 @@ TOLERANCE_SECONDS = 5  # what a reserved start may be off before it is worth a c
 class Running:
     """One job that runs: what it asked for, the GPUs that it got (none: it runs on the CPU), the seconds it has left.
 
-    `remaining_seconds` is None where nobody knows, 0 where it has run for longer than estimated. `user` is needed by
-    `schedule` alone, for the limits of users.
+    `remaining_seconds` is None where nobody knows, negative where it runs for longer than estimated. For `user` asks
+    `schedule` alone, because of the limits of users.
     """
 
     demand: Demand
@@ -55,7 +55,7 @@ class Place:
         for running in self.running:
             gpus = tuple(uuid for uuid in running.gpus if uuid in self.gpus)
             need = Need(len(gpus), running.demand.takes_whole_gpus, running.demand.gpu_memory_bytes or 0)
-            ends = inf if running.remaining_seconds is None else max(0.0, running.remaining_seconds)
+            ends = inf if running.remaining_seconds is None else still_to_go(running.remaining_seconds)
             room.take(Stay(need, gpus, ends, running.user))
         return room
 
@@ -80,6 +80,16 @@ def earliest_start(place: Place, demand: Demand) -> float | None:
     need = place.need(demand)
     start = inf if need is None else place.room.fits_from(need)
     return None if start == inf else start
+
+
+def still_to_go(seconds: float) -> float:
+    """Return the seconds until what was expected in so many; they are negative where it is late.
+
+    What is late is expected to be late by as much once more: the median of what is left where nothing but the time that
+    has passed is known (J. R. Gott, Nature 363, 1993). Were it expected at any moment, others would wait behind it for
+    ever.
+    """
+    return abs(seconds)
 
 
 def starts_sooner(here: float, there: float) -> bool:

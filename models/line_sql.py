@@ -131,7 +131,8 @@ HEAD = text(f"""
     ORDER BY priority + {_age("on_cpu")} DESC, CASE WHEN on_cpu THEN cpu_charge ELSE gpu_charge END / weight, id LIMIT 1
 """)  # noqa: S608 - names of this program
 
-# Within a user's line neither the effective priority rises nor, at the same one, the share falls: hence the maximum.
+# Within a user's line neither the effective priority rises nor, at the same one, the share falls: hence the maximum. A
+# user has two, for what runs on GPUs and on the CPU does not stand in each other's way.
 WAITING = text(f"""
     WITH {_STANDINGS},
     waiting AS (
@@ -153,11 +154,11 @@ WAITING = text(f"""
                 + sum(cost) OVER (PARTITION BY user_id, held, pool ORDER BY priority DESC, id) - cost
             ) / weight AS share
         FROM costly JOIN standings USING (user_id)
-        WINDOW own AS (PARTITION BY user_id, held ORDER BY priority DESC, id)
+        WINDOW own AS (PARTITION BY user_id, held, pool ORDER BY priority DESC, id)
     ),
     lined_up AS (
         SELECT *, max(share) OVER (
-            PARTITION BY user_id, held, effective_priority ORDER BY priority DESC, id
+            PARTITION BY user_id, held, pool, effective_priority ORDER BY priority DESC, id
         ) AS highest_share
         FROM placed
     )

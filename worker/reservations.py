@@ -7,7 +7,7 @@ from sqlalchemy import BindParameter, Float, Uuid, bindparam, cast, func, or_, s
 from sqlalchemy.orm import Session
 
 from models.demand import Demand
-from models.forecast import TOLERANCE_SECONDS
+from models.forecast import TOLERANCE_SECONDS, still_to_go
 from models.job import Job, Status
 from models.line import Head
 from models.worker import Worker, WorkerState
@@ -28,7 +28,7 @@ def reserved_elsewhere(session: Session, worker: str, *, ahead_seconds: float = 
         Reserved(
             row.id,
             Demand(row.device, row.gpus, row.gpu_memory_bytes, row.exclusive),
-            None if row.starts_in is None else row.starts_in - ahead_seconds,
+            None if row.starts_in is None else still_to_go(row.starts_in - ahead_seconds),
         )
         for row in session.execute(_RESERVED_ELSEWHERE, {"worker": worker})
     ]

@@ -43,7 +43,7 @@ class _Held:
     def running(self, now: float) -> Running:
         """Return it as the reservations of the queue see it."""
         estimated = self.claim.estimated_seconds
-        remaining = None if estimated is None else max(0.0, estimated - (now - self.since))
+        remaining = None if estimated is None else estimated - (now - self.since)
         return Running(self.claim.demand, self.claim.gpus, remaining)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import and_, func, select
+from sqlalchemy import Float, and_, cast, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.demand import Demand
@@ -64,12 +64,12 @@ async def read_lab(session: AsyncSession) -> Lab:
 async def _running(session: AsyncSession) -> list[tuple[str, Running]]:
     """Return what runs, each with the name of its worker."""
     ran = func.extract("epoch", func.now() - Attempt.started_at)
-    remaining = func.greatest(0, Job.estimated_seconds - ran)  # null where there is no estimate
+    remaining = cast(Job.estimated_seconds - ran, Float)  # null where there is no estimate
     query = select(Attempt.worker, Attempt.gpus.label("taken"), Job.user_id, *_DEMAND)
-    query = query.add_columns(Job.estimated_seconds, remaining.label("remaining"))
+    query = query.add_columns(remaining.label("remaining"))
     its_attempt = and_(Attempt.job_id == Job.id, Attempt.number == Job.attempt)
     rows = await session.execute(query.join(Attempt, its_attempt).where(Job.status.in_(LIVE)))
-    return [(row.worker, Running(_demand(row), row.taken, _left(row), row.user_id)) for row in rows]
+    return [(row.worker, Running(_demand(row), row.taken, row.remaining, row.user_id)) for row in rows]
 
 
 async def _places(session: AsyncSession, running: Sequence[tuple[str, Running]]) -> list[Place]:
@@ -78,11 +78,6 @@ async def _places(session: AsyncSession, running: Sequence[tuple[str, Running]])
         worker.place([job for place, job in running if place == worker.name])
         for worker in await session.scalars(online)
     ]
-
-
-def _left(row: Any) -> float | None:
-    # GREATEST passes over a null.
-    return None if row.estimated_seconds is None else float(row.remaining)
 
 
 def _demand(row: Any) -> Demand:

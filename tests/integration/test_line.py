@@ -461,6 +461,35 @@ def test_a_job_is_held_for_where_it_starts_soonest(lab: Lab, ahead_seconds: floa
     assert holder_after_a_claim_of("b", free_in=36_000) == "d"
 
 
+@pytest.mark.parametrize(("late_seconds", "holder"), [(600, "a"), (7_200, "b")])
+def test_a_start_that_is_late_is_expected_as_much_later_and_looked_for_elsewhere(
+    lab: Lab, late_seconds: float, holder: str
+) -> None:
+    for name in "ab":
+        lab.add_worker(name)
+    large = lab.submit_for_gpus("ada", gpus=2)
+    assert lab.claimed(with_gpus(8, 8, running=[whole_gpu(seconds=60)], idle=[8], shared=8), worker="a") is None
+    small = lab.submit_for_gpus("ben", priority=-1, estimated_seconds=100_000)
+    half_free = with_gpus(8, 8, running=[whole_gpu(seconds=3_600)], idle=[8], shared=8)
+    claimed = lab.claimed(half_free, worker="b", ahead_seconds=60 + late_seconds)
+    assert claimed == (small if holder == "a" else None), "what is reserved is not given away"
+    assert lab.reservations() == {large: holder}
+
+
+def test_the_line_of_the_gpus_and_that_of_the_cpu_do_not_hold_each_other_up(lab: Lab) -> None:
+    lab.add_worker("a")
+    with lab.sessions.begin() as session:
+        session.execute(update(Worker).values(gpus=[{}]))
+    lab.share("ada", gpu_seconds=1e6)
+    lab.share("ben", cpu_seconds=1e3)
+    on_a_gpu = lab.submit_for_gpus("ada")
+    first, second = lab.submit("ada"), lab.submit("ben")
+    line = lab.line()
+    assert line.index(first) < line.index(second)
+    assert set(line) == {on_a_gpu, first, second}
+    assert lab.drain(2) == [first, second]
+
+
 def test_more_jobs_than_are_tried_that_wait_for_other_workers_hide_nothing_behind_them(lab: Lab) -> None:
     busy = with_gpus(8, running=[whole_gpu(seconds=100.0)])
     names = [f"worker-{number}" for number in range(12)]

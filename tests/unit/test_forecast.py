@@ -59,9 +59,9 @@ def test_what_runs_already_is_waited_for() -> None:
     assert [found[job.id] for job in line] == [Slot(7.5, 17.5), Slot(17.5, 18.5)]
 
 
-def test_a_job_that_has_outrun_its_estimate_may_end_at_any_moment() -> None:
+def test_a_job_that_has_outrun_its_estimate_is_expected_to_do_so_by_as_much_again() -> None:
     busy = place(slots=1, running=[Running(ON_CPU, (), -3.0)])
-    assert starts([busy], [waiting()]) == [0]
+    assert starts([busy], [waiting()]) == [3]
 
 
 def test_small_jobs_share_a_gpu_by_memory_and_one_of_unknown_memory_waits_for_a_whole_one() -> None:

@@ -3,9 +3,10 @@
 from functools import cache
 from typing import Literal, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
 
 _DEFAULT_PASSWORDS = frozenset({"trainyard", "postgres", "password", "changeme", "change-me"})
 
@@ -36,6 +37,16 @@ class Settings(QueueRules):
     redis_key_prefix: str = "trainyard:"
     environment: Literal["development", "production"] = "production"
     max_queued: int = Field(default=10_000, ge=0, le=1_000_000)  # waiting jobs of a user who has no limit of their own
+
+    @field_validator("database_url", "redis_url")
+    @classmethod
+    def require_address(cls, url: str) -> str:
+        """Refuse what is no address of a server, without repeating it: it may hold a password."""
+        try:
+            make_url(url)
+        except ArgumentError:
+            raise ValueError("this is no address, as scheme://user:password@host:port/name is one") from None
+        return url
 
     @model_validator(mode="after")
     def refuse_default_password(self) -> "Settings":

@@ -2,10 +2,12 @@
 
 import os
 import threading
+import time
 from typing import Any
 
 import structlog
 from celery import Celery, bootsteps
+from celery.signals import worker_shutting_down
 from sqlalchemy import Engine
 
 from models.wake import WAKE_TASK, celery_settings
@@ -21,8 +23,9 @@ _STOP_SECONDS = 27  # a worker that is told to stop is gone within 30 s
 _SOCKET_TIMEOUT_SECONDS = 10
 
 
-def _leave() -> None:
-    """End the process; its runners end with it, because their pipes do."""
+def _leave_in_time() -> None:
+    """End the process if nothing else has; its runners end with it, because their pipes do."""
+    time.sleep(_STOP_SECONDS)
     log.error("stopped_the_hard_way", seconds=_STOP_SECONDS)
     os._exit(1)
 
@@ -44,13 +47,21 @@ def worker_app(settings: WorkerSettings, engine: Engine, registration: Registrat
             slots.start()
 
         def stop(self, parent: Any) -> None:
-            """Stop the slots with the worker; what waits for a frozen database is left, and its leases run out."""
-            last_resort = threading.Timer(_STOP_SECONDS, _leave)
-            last_resort.daemon = True
-            last_resort.start()
+            """Stop the slots with the worker, if they have not stopped by now."""
             slots.stop()
             registration.stop()
             engine.dispose()
+
+        terminate = stop  # a second signal makes Celery hurry; jobs are given back all the same
+
+    @worker_shutting_down.connect(weak=False)
+    def begin_to_stop(**_: Any) -> None:
+        """Stop the slots at once: Celery comes to the step above when the broker has answered, or too late.
+
+        What waits for a frozen database is left, and its leases run out.
+        """
+        for act in (slots.stop, _leave_in_time):
+            threading.Thread(target=act, name=act.__name__, daemon=True).start()
 
     @app.task(name=WAKE_TASK, ignore_result=True)
     def wake(queue: str) -> None:

@@ -25,6 +25,7 @@ from worker.processor import usable_cores
 from worker.queue import Claim, claim_next, claim_unheard_of
 from worker.reaper import Reaper
 from worker.registration import Registration
+from worker.retention import ARTIFACTS_MARK
 from worker.settings import WorkerSettings
 from worker.supervisor import Supervisor
 
@@ -120,32 +121,38 @@ class Slots:
             )
 
     def _claim(self) -> Claim | None:
-        """Take the job that is next for what is free here; None where there is none, or none can be taken."""
-        place = self._place()
-        if self._registration.draining or len(place.running) >= place.slots or not self._can_claim():
+        """Take the job that is next for what is free here; None where there is none, or none can be taken.
+
+        Leases that have run out are ended also where all slots are taken: the scheduler may not be there.
+        """
+        if not self._database.is_due:
             return None
-        claim = None
+        claim, place = None, self._place()
         try:
             self._reaper.sweep()
-            began = time.perf_counter()
-            claim = self._claim_for(place)
-            if claim is not None:
-                claim = replace(claim, claim_seconds=time.perf_counter() - began)
-                CLAIM_SECONDS.observe(claim.claim_seconds)
+            if len(place.running) < place.slots and self._can_claim():
+                began = time.perf_counter()
+                claim = self._claim_for(place)
+                if claim is not None:
+                    claim = replace(claim, claim_seconds=time.perf_counter() - began)
+                    CLAIM_SECONDS.observe(claim.claim_seconds)
             self._database.is_over()
         except DATABASE_NOT_READY as error:
             self._database.goes_on(error)
         return claim
 
     def _can_claim(self) -> bool:
-        """Tell whether the database may be asked, and checkpoints kept: a host without would fail job after job."""
-        directory = self._settings.artifacts_dir
-        if not self._database.is_due:
+        """Tell whether jobs are wanted here, and checkpoints can be kept: a host without would fail job after job."""
+        if self._registration.draining:
             return False
-        able = os.access(directory, os.W_OK)
-        if not able:
+        directory = self._settings.artifacts_dir
+        if not (directory / ARTIFACTS_MARK).exists():  # made when the worker started
+            log.error("artifacts_gone", directory=str(directory), advice="mount them, and start the worker again")
+            return False
+        if not os.access(directory, os.W_OK):
             log.error("artifacts_not_writable", directory=str(directory))
-        return able
+            return False
+        return True
 
     def _claim_for(self, place: Place) -> Claim | None:
         """Take the next job, or the one whose claim was committed while the answer was lost."""

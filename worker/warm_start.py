@@ -51,7 +51,7 @@ def keep(look: Callable[[], Choice], artifacts: Path, own: Path) -> InitialWeigh
     again until the file is there, or its row is the same as before. Raises InitialCheckpointLost, or DiskFull.
     """
     choice = look()
-    while not _taken(artifacts / str(choice.weights.job) / choice.file, own / INITIAL_FILE):
+    while not _taken_over(choice, artifacts, own):
         newer = look()
         if newer == choice:
             message = f"Checkpoint {choice.file} of job {choice.weights.job} is not on disk any more."
@@ -60,15 +60,19 @@ def keep(look: Callable[[], Choice], artifacts: Path, own: Path) -> InitialWeigh
     return choice.weights
 
 
-def _taken(source: Path, target: Path) -> bool:
+def _taken_over(choice: Choice, artifacts: Path, own: Path) -> bool:
     """Give a file a second name, or copy it to another file system; return False where it is not there."""
-    with space_for("the initial checkpoint", target.parent):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)  # of an attempt that was lost before it was recorded
-        try:
+    source, target = artifacts / str(choice.weights.job) / choice.file, own / INITIAL_FILE
+    try:
+        with space_for("the initial checkpoint", own):
+            own.mkdir(parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)  # of an attempt that was lost before it was recorded
             _link_or_copy(source, target)
-        except FileNotFoundError:
-            return False
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        message = f"Checkpoint {choice.file} of job {choice.weights.job} could not be taken over: {error.strerror}."
+        raise InitialCheckpointLost(message) from error
     return True
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter as Tally
 from collections.abc import Iterable, Sequence
+from math import nan
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -83,6 +84,7 @@ class Figures:
     def show_away(self) -> None:
         """Show that the database does not answer, and nothing old in its place."""
         self._forget()
+        self._lost.set(nan)
         self._database_up.set(0)
 
     def count(self, happenings: Iterable[Happening]) -> None:
@@ -92,6 +94,8 @@ class Figures:
                 self._count_move(one)
             elif one.step == Step.EPOCH:
                 self._epoch.observe(one.data["seconds"])
+            elif one.step == Step.LEASE_LOST:
+                self._losses.inc()
             elif one.step == Step.STARTED:
                 self._claim.observe(one.data["claim_seconds"])
 
@@ -105,8 +109,8 @@ class Figures:
             self._wait.observe(move.waited)
         if move.to == Status.QUEUED and move.before in LIVE:
             self._retries.labels(reason).inc()
-        if move.before in LIVE and reason == WORKER_LOST:
-            self._losses.inc()
+            if reason == WORKER_LOST:  # where it leads elsewhere, there is a milestone beside the move
+                self._losses.inc()
 
     def _forget(self) -> None:
         for gauge in (self._jobs, self._oldest, self._workers, self._slots):

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import psutil
 import pytest
 from redis import Redis
 from redis.backoff import NoBackoff
@@ -15,7 +14,6 @@ from redis.retry import Retry
 
 from harness.figures import Figures, figures_of
 from harness.invariants import require_invariants
-from harness.service import wait_until_dead
 from models.wake import WAKE_TASK
 
 pytestmark = pytest.mark.usefixtures("own_servers")
@@ -150,12 +148,11 @@ def test_a_worker_that_is_told_to_stop_while_the_broker_is_suspended_gives_its_j
 ) -> None:
     job_id = stack.submit(SPEC | {"training": {"epochs": 100_000}})
     stack.wait_for(job_id, lambda job: job["progress"]["epoch"] >= 3, PATIENCE_SECONDS)
-    worker = psutil.Process(stack.stack.pid("worker-1"))
     with suspended(stack):
         stack.stack.kill_child("worker-1", signal.SIGTERM)
         job = stack.wait_for(job_id, lambda job: job["status"] == "queued", STOP_SECONDS)
         assert (job["reason"], job["retries"]) == ("preempted", 0)
-        wait_until_dead(worker, STOP_SECONDS)
+        stack.wait_until_gone("worker-1", STOP_SECONDS)
     stack.stack.start_child("worker-1")
     goes_on_and_is_cancelled(stack, job_id)
 

@@ -71,7 +71,7 @@ def test_a_worker_that_is_told_to_stop_is_soon_gone_and_its_job_ends_elsewhere(
 ) -> None:
     with in_an_epoch(stack) as (job_id, runner, worker):
         stack.stack.kill_child(worker, signal.SIGTERM)
-        wait_until_dead(psutil.Process(stack.stack.pid(worker)), STOP_SECONDS)
+        stack.wait_until_gone(worker, STOP_SECONDS)
         wait_until_dead(runner, seconds=20)
     assert stack.wait_for_end(job_id)["status"] == "succeeded"
     assert outcomes(stack, job_id) == ["preempted", "succeeded"]
@@ -79,6 +79,38 @@ def test_a_worker_that_is_told_to_stop_is_soon_gone_and_its_job_ends_elsewhere(
     assert first != second
     assert stack.job_row(job_id)["retries"] == 0, "that is no loss"
     require_invariants(stack, [job_id], undisturbed=undisturbed)
+
+
+@pytest.mark.parametrize(
+    "numbers", [[signal.SIGQUIT], [signal.SIGINT, signal.SIGINT], [signal.SIGTERM, signal.SIGQUIT]]
+)
+def test_a_worker_that_is_told_to_stop_in_a_hurry_gives_its_job_back_too(
+    stack: Any, undisturbed: Figures, numbers: list[signal.Signals]
+) -> None:
+    with in_an_epoch(stack) as (job_id, runner, worker):
+        for number in numbers:
+            stack.stack.kill_child(worker, number)
+            time.sleep(0.15)  # as a person presses Ctrl-C
+        stack.wait_until_gone(worker, STOP_SECONDS)
+        wait_until_dead(runner, seconds=20)
+    assert stack.wait_for_end(job_id)["status"] == "succeeded"
+    assert outcomes(stack, job_id) == ["preempted", "succeeded"]
+    require_invariants(stack, [job_id], undisturbed=undisturbed)
+
+
+def test_without_a_scheduler_a_busy_worker_ends_the_lease_of_a_lost_one(stack: Any) -> None:
+    jobs = [stack.submit(ENDLESS) for _ in range(2)]
+    for job_id in jobs:
+        stack.wait_for_epoch(job_id, 1)
+    (lost,) = stack.rows("SELECT job_id::text FROM attempts WHERE worker LIKE '%%-2' AND ended_at IS NULL")
+    for name in ("scheduler", "worker-2"):
+        stack.stack.kill_child(name)
+    stack.wait_for(lost["job_id"], lambda job: job["reason"] == "worker_lost")
+    assert {stack.job(job_id)["status"] for job_id in jobs} == {"queued", "running"}
+    for job_id in jobs:
+        stack.http.post(f"/jobs/{job_id}/cancel").raise_for_status()
+        assert stack.wait_for_end(job_id)["status"] == "cancelled"
+    require_invariants(stack, jobs)
 
 
 def test_what_a_suspended_host_writes_after_its_lease_is_refused_and_removed(stack: Any, undisturbed: Figures) -> None:

@@ -60,8 +60,8 @@ CATALOGUE: Sequence[Fault] = (
         "scheduler killed",
         "scheduler",
         _ANY_MOMENT,
-        "Jobs do not notice; workers find queued jobs by polling. Until it runs again nobody ends the leases of lost "
-        "workers while no worker has a free slot, and sweeps, retention and tidying rest.",
+        "Jobs do not notice; workers find queued jobs by polling, and end the leases of lost ones. Until it runs again "
+        "sweeps, preemption, retention and tidying rest.",
         _KILLS,
     ),
     Fault(

@@ -196,6 +196,10 @@ class Service:
                 everybody += [runner, *runner.children(recursive=True)]
         return everybody
 
+    def wait_until_gone(self, name: str, seconds: float) -> None:
+        """Wait until a child that was told to stop has ended."""
+        wait_until(lambda: not self.stack.is_running(name), watch=lambda: None, what=f"end of {name}", seconds=seconds)
+
     def worker_with(self, pid: int) -> str:
         """Return the worker that is this process, or whose runner or other rank it is."""
         for name in self.stack.children:

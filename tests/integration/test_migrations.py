@@ -65,6 +65,15 @@ def test_the_api_is_not_ready_on_a_schema_that_it_does_not_know(database: Any) -
         database.rows("ALTER TABLE elsewhere RENAME TO alembic_version")
 
 
+def test_a_schema_of_a_later_version_is_left_as_it_is(database: Any) -> None:
+    database.rows("UPDATE alembic_version SET version_num = 'later'")
+    migrations = database.start_migrations()
+    said, _ = migrations.communicate(timeout=60)
+    assert (migrations.returncode, said.count("\n")) == (0, 1), said
+    assert "of a later version" in said
+    assert database.rows("SELECT version_num FROM alembic_version") == [{"version_num": "later"}]
+
+
 def test_every_status_of_the_code_is_allowed_by_the_database_and_no_other(database: Any) -> None:
     # alembic check does not see a changed CHECK constraint.
     database.http.post("/jobs", json=DIGITS_MLP)

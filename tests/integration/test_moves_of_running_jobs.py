@@ -1,8 +1,10 @@
 """Moves with real workers: what is stopped goes on with the same numbers, and what is begun anew forgets the old."""
 
 import os
+import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -236,16 +238,39 @@ def test_a_warm_start_begins_with_the_weights_and_says_so(service: Any) -> None:
     assert service.epochs(other)[0]["validation_loss"] != began["validation_loss"]
 
 
-@pytest.mark.parametrize("harm", ["missing", "damaged"])
-def test_a_checkpoint_that_cannot_be_had_fails_the_job_with_a_sentence(service: Any, harm: str) -> None:
+def replace_by_file(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_text("no folder any more")
+
+
+def unlink_all(folder: Path) -> None:
+    for path in folder.glob("checkpoint-*"):
+        path.unlink()
+
+
+def damage_all(folder: Path) -> None:
+    for path in folder.glob("checkpoint-*"):
+        path.write_bytes(b"something else")
+
+
+@pytest.mark.parametrize(
+    ("harm", "sentence"),
+    [
+        (unlink_all, "is not on disk any more"),
+        (damage_all, "checksum"),
+        (replace_by_file, "could not be taken over: Not a directory"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_had_fails_the_job_with_a_sentence(
+    service: Any, harm: Callable[[Path], None], sentence: str
+) -> None:
     source = service.submit(SPEC | {"training": SPEC["training"] | {"epochs": 2}})
     wait_for_end(service, source)
-    for path in artifacts(service, source).glob("checkpoint-*"):
-        path.unlink() if harm == "missing" else path.write_bytes(b"something else")
+    harm(artifacts(service, source))
     job_id = service.submit(SPEC | {"initial_checkpoint": {"job": source, "which": "last"}})
     job = wait_for_end(service, job_id)
     assert (job["status"], job["reason"]) == ("failed", "initial_checkpoint_lost")
-    assert ("is not on disk any more" if harm == "missing" else "checksum") in job["message"]
+    assert sentence in job["message"]
     (attempt,) = service.rows("SELECT outcome, ended_at FROM attempts WHERE job_id = %s", job_id)
     assert attempt["outcome"] == "initial_checkpoint_lost"
     assert attempt["ended_at"] is not None

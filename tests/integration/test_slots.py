@@ -25,6 +25,7 @@ from worker.host import this_host
 from worker.messages import Failed
 from worker.queue import Claim
 from worker.registration import Registration
+from worker.retention import ARTIFACTS_MARK
 from worker.settings import WorkerSettings
 from worker.slots import Slots
 from worker.supervisor import Supervisor
@@ -39,6 +40,7 @@ FOR_EVER = 100_000  # epochs, of some milliseconds
 @pytest.fixture
 def settings(tmp_path: Path, digits_cache: Path, monkeypatch: pytest.MonkeyPatch) -> WorkerSettings:
     monkeypatch.setattr(slots, "usable_cores", lambda: CORES)
+    (tmp_path / ARTIFACTS_MARK).touch()
     return WorkerSettings(
         environment="development",
         worker_name="pretender",
@@ -185,6 +187,9 @@ def test_a_worker_that_has_lost_its_artifacts_takes_no_job_until_they_are_back(
         registration.stop()
     assert job_row(sessions, job_id).attempt == 0
     directory.mkdir()
+    assert Slots(often, engine, GPUS, registration)._claim() is None, "nothing is mounted there"
+    assert job_row(sessions, job_id).attempt == 0
+    (directory / ARTIFACTS_MARK).touch()
     with running_worker(sessions, often, engine) as worker:
         worker.reaches(job_id, Status.SUCCEEDED)
 

@@ -1,6 +1,7 @@
 """The figures for Prometheus: every series that can rise is there from the beginning, and there are never too many."""
 
 from collections.abc import Iterator, Sequence
+from math import isnan
 from typing import Any
 
 import pytest
@@ -62,6 +63,31 @@ def test_nothing_that_happens_adds_a_series(registry: CollectorRegistry, figures
     assert {value for one in before for value in one.values()} == {0}
     assert {value for one in after for value in one.values()} == {1}, "each of them can rise"
     assert {status for _, status in after[1]} == set(FINAL)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        [{"before": "running", "to": "queued", "reason": "worker_lost"}],
+        [{"step": "lease_lost"}, {"before": "running", "to": "failed", "reason": "worker_lost"}],
+        [{"step": "lease_lost"}, {"before": "pausing", "to": "paused", "reason": "worker_lost"}],
+        [{"step": "lease_lost"}, {"before": "cancelling", "to": "cancelled", "reason": "cancelled_by_user"}],
+    ],
+)
+def test_a_lost_worker_is_counted_once_wherever_its_job_went(
+    registry: CollectorRegistry, figures: Figures, told: list[dict[str, Any]]
+) -> None:
+    figures.count(happening(n, **one) for n, one in enumerate(told))
+    assert samples(registry, "trainyard_lease_losses_total") == {(): 1}
+
+
+def test_nobody_is_said_to_be_lost_while_the_database_does_not_answer(
+    registry: CollectorRegistry, figures: Figures
+) -> None:
+    figures.show(Standing(jobs=[], oldest=[], workers={}, lost=1))
+    assert samples(registry, "trainyard_workers_lost") == {(): 1}
+    figures.show_away()
+    assert isnan(samples(registry, "trainyard_workers_lost")[()])
 
 
 def test_of_many_queues_the_largest_are_shown_and_the_others_as_one(

@@ -147,6 +147,16 @@ def test_every_setting_of_a_worker_has_a_variable_with_our_prefix(monkeypatch: p
     assert (read.lease_seconds, str(read.artifacts_dir), read.download_datasets) == (12.5, "/srv/artifacts", False)
 
 
+@pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL"])
+def test_what_is_no_address_ends_the_process_with_a_line_that_does_not_repeat_it(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "hunter2")
+    with pytest.raises(SystemExit, match=f"settings: {name}: .*no address") as refused:
+        read_settings(WorkerSettings)
+    assert "hunter2" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

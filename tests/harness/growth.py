@@ -12,6 +12,7 @@ from harness.service import Service
 
 _WARM_SECONDS = 30.0  # in which a process loads what it needs and fills its pools and caches
 _LEAST_SECONDS = 30.0  # that a process must have lived beyond that for its growth to be told from noise
+_FILES_OF_RUNNER = 5  # that its worker has open: the ends of its pipes, and what tells of its end
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,12 @@ class Held:
     files: int
 
     @classmethod
-    def by(cls, process: psutil.Process) -> "Held":
-        """Look at the process alone; what a forkserver shares with its runners is part of what it holds."""
-        return cls(process.memory_info().rss, process.num_fds())
+    def by(cls, process: psutil.Process, runners: int) -> "Held":
+        """Look at the process alone, without the files that it holds for so many runners.
+
+        What a forkserver shares with its runners is part of what it holds.
+        """
+        return cls(process.memory_info().rss, process.num_fds() - _FILES_OF_RUNNER * runners)
 
     @classmethod
     def by_all_below(cls, pid: int) -> "Held":
@@ -34,10 +38,10 @@ class Held:
         return cls(sum(one.memory_full_info().pss for one in everybody), sum(one.num_fds() for one in everybody))
 
 
-# Between two parts of a life without a leak the medians differed by 1 MiB and 4 files at most: pipes of the jobs that
-# run just then, connections of a pool. A worker of the soak begins an attempt every one to three seconds, and the API
-# answers several requests in each: what leaks 256 KiB or one file with each of them is beyond this within a minute.
-_NOISE = Held(4 * 2**20, 10)
+# Between two parts of a life without a leak the medians differed by 3 MiB and 8 files at most: more runs just then, and
+# a pool has more connections. A worker of the soak begins an attempt every one to three seconds, and the API answers
+# several requests in each: what leaks 512 KiB or one file with each of them is beyond this within a minute.
+_NOISE = Held(6 * 2**20, 12)
 _PER_HOUR = Held(16 * 2**20, 4)  # beyond that, so that hours of soak are held to a rate that no lab would notice
 
 
@@ -84,7 +88,8 @@ class Lives:
             try:
                 age = time.time() - process.create_time()
                 if age >= _WARM_SECONDS:
-                    self._looks[name, process].append((age, Held.by(process)))
+                    runners = len(self._service.runners(name)) if name.startswith("worker") else 0
+                    self._looks[name, process].append((age, Held.by(process, runners)))
             except psutil.NoSuchProcess:
                 continue
 

@@ -4,12 +4,13 @@ import hashlib
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import pairwise, takewhile
+from types import MappingProxyType
 from typing import Any
 
 from harness.figures import Figures, figures_of
 from harness.leaks import require_nothing_leaked
 from harness.service import FINAL, Service
-from harness.waiting import longest_wait
+from harness.waiting import Stalls, longest_wait
 from models.job import MOVES, Status
 
 MOST_WAITING_SECONDS = 10.0  # of a job beside a free slot
@@ -21,11 +22,13 @@ def require_invariants(
     *,
     undisturbed: Figures | None = None,
     healed_at: datetime | None = None,
+    stalls: Stalls = MappingProxyType({}),
 ) -> None:
     """Hold every invariant against jobs that have ended, and against the stack that they ran on; no job runs any more.
 
     `undisturbed` are the figures that each of them that succeeded came to. Waiting beside a free slot counts from
-    `healed_at` (the database's time), where a worker was there and could not claim before.
+    `healed_at` (the database's time), where a worker was there and could not claim before, and from the end of each
+    of its `stalls`.
     """
     for job_id in job_ids:
         _require_one_end(service, job_id)
@@ -37,7 +40,7 @@ def require_invariants(
             found = figures_of(service, job_id)
             assert found.epochs == undisturbed.epochs, "an epoch has other figures than undisturbed"
             assert found == undisturbed, "weights, result or predictions differ from the undisturbed ones"
-    waited = longest_wait(service, job_ids, healed_at)
+    waited = longest_wait(service, job_ids, healed_at, stalls)
     assert waited <= MOST_WAITING_SECONDS, f"a job waited {waited:.1f} s beside a free slot"
     assert service.wrong_answers == []
     require_nothing_leaked(service)

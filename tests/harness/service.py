@@ -1,6 +1,5 @@
 """A running stack, as a user and as somebody who may look into its database sees it."""
 
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from psycopg.rows import dict_row
 from sqlalchemy.engine import make_url
 
 from harness.faults import FaultPoints
+from harness.ports import free_port
 from local.children import Child, wait_until
 from local.stack import Stack
 from models.database import sync_engine, sync_sessions
@@ -73,8 +73,7 @@ class Service:
     @contextmanager
     def another_api(self, **settings: object) -> Iterator["OtherApi"]:
         """Run one more API process on the same database, with settings of its own."""
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            port = server.getsockname()[1]
+        port = free_port()
         changes = {"port": port} | settings
         environment = {f"TRAINYARD_{name.upper()}": str(value) for name, value in changes.items()}
         command = self.stack._python("api", "api")
@@ -136,8 +135,9 @@ class Service:
         view: dict[str, Any] = {}
         while time.monotonic() < deadline:
             try:
-                view = self.job(job_id)
-                if "status" in view and reached(view):
+                answer = self.http.get(f"/jobs/{job_id}")
+                view = answer.json()
+                if answer.is_success and reached(view):
                     return view
             except httpx2.TransportError as error:
                 view = {"unreachable": str(error)}
@@ -154,12 +154,17 @@ class Service:
         epochs: list[dict[str, Any]] = self.http.get(f"/jobs/{job_id}/metrics").json()["epochs"]
         return epochs
 
-    def rows(self, query: str, *parameters: object) -> list[dict[str, Any]]:
-        """Ask the database itself."""
-        url = make_url(self.stack.database_url).set(drivername="postgresql").render_as_string(hide_password=False)
-        with psycopg.connect(url, row_factory=dict_row, autocommit=True) as connection:
+    def rows(self, query: str, *parameters: object, lock_timeout: str = "2min") -> list[dict[str, Any]]:
+        """Ask the database itself; raise psycopg.Error, also where a lock is held for longer."""
+        with self.connect(lock_timeout) as connection:
+            connection.autocommit = True
             cursor = connection.execute(query.encode(), parameters)
             return cursor.fetchall() if cursor.description else []
+
+    def connect(self, lock_timeout: str) -> psycopg.Connection[dict[str, Any]]:
+        """Connect to the database as nobody of the stack does."""
+        url = make_url(self.stack.database_url).set(drivername="postgresql").render_as_string(hide_password=False)
+        return psycopg.connect(url, row_factory=dict_row, options=f"-c lock_timeout={lock_timeout}")
 
     def now(self) -> datetime:
         """Return the database's time."""
@@ -195,6 +200,21 @@ class Service:
             with suppress(psutil.NoSuchProcess):
                 everybody += [runner, *runner.children(recursive=True)]
         return everybody
+
+    @contextmanager
+    def suspended(self, name: str) -> Iterator[None]:
+        """Let a child and all below it stand still during the body."""
+        child = psutil.Process(self.stack.pid(name))
+        family = [child, *child.children(recursive=True)]
+        try:
+            for process in family:
+                with suppress(psutil.NoSuchProcess):  # some come and go
+                    process.suspend()
+            yield
+        finally:
+            for process in family:
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
 
     def wait_until_gone(self, name: str, seconds: float) -> None:
         """Wait until a child that was told to stop has ended."""
@@ -245,6 +265,7 @@ class OtherApi:
 def wait_until_dead(process: psutil.Process, seconds: float) -> None:
     """Wait until the process has ended; a zombie has, whether or not somebody has taken note of it yet."""
     deadline = time.monotonic() + seconds
-    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline, f"{process} still runs"
-        time.sleep(0.02)
+    with suppress(psutil.NoSuchProcess):  # gone between the two questions
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < deadline, f"{process} still runs"
+            time.sleep(0.02)

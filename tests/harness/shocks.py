@@ -10,7 +10,6 @@ from random import Random
 import psutil
 import psycopg
 import redis
-from sqlalchemy.engine import make_url
 
 from harness.service import Service
 from models.faults import FaultPoint
@@ -18,6 +17,7 @@ from models.settings import Settings
 
 Heal = Callable[[], None]
 _STOP_SECONDS = 30.0  # in which a worker that is told to stop is gone; to wait for it would hold other faults up
+_LOCK_TIMEOUT = "1s"  # for the jobs, which an earlier fault may have locked, and the same thread is to heal that
 WORKERS = ("worker-1", "worker-2")
 # Moments of workers and runners; a held API would hold the soak, which asks it all the time.
 _POINTS = (
@@ -40,12 +40,20 @@ _GARBAGE = (b"", b"\xff\xfe\x00garbage", b"{}", b"[" * 10_000, b'{"body": "bm90I
 
 
 @dataclass(frozen=True)
+class Strike:
+    """A fault that is there: how it is healed, and which workers cannot claim until then, or not at once."""
+
+    heal: Heal
+    stalled: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class Shock:
-    """A fault by its name: `strike` returns how to heal it after `seconds`, None where there is nothing to strike."""
+    """A fault by its name, which is healed after `seconds`; `strike` returns None where there is nothing to strike."""
 
     name: str
     seconds: float
-    strike: Callable[[Service, Random], Heal | None]
+    strike: Callable[[Service, Random], Strike | None]
 
 
 def shocks(lease_seconds: float) -> Sequence[Shock]:
@@ -72,29 +80,29 @@ def shocks(lease_seconds: float) -> Sequence[Shock]:
     )
 
 
-def _kill(*names: str) -> Callable[[Service, Random], Heal | None]:
-    def strike(service: Service, chance: Random) -> Heal | None:
+def _kill(*names: str) -> Callable[[Service, Random], Strike | None]:
+    def strike(service: Service, chance: Random) -> Strike | None:
         name = _running(service, names, chance)
         if name is None:
             return None
         service.stack.kill_child(name)
-        return lambda: _start_again(service, name)
+        return Strike(lambda: _start_again(service, name), WORKERS if name == "postgres" else [name])
 
     return strike
 
 
-def _suspend(*names: str) -> Callable[[Service, Random], Heal | None]:
-    def strike(service: Service, chance: Random) -> Heal | None:
+def _suspend(*names: str) -> Callable[[Service, Random], Strike | None]:
+    def strike(service: Service, chance: Random) -> Strike | None:
         name = _running(service, names, chance)
         if name is None:
             return None
         service.stack.kill_child(name, signal.SIGSTOP)
-        return lambda: service.stack.kill_child(name, signal.SIGCONT)
+        return Strike(lambda: service.stack.kill_child(name, signal.SIGCONT), [name])
 
     return strike
 
 
-def _terminate_worker(service: Service, chance: Random) -> Heal | None:
+def _terminate_worker(service: Service, chance: Random) -> Strike | None:
     name = _running(service, WORKERS, chance)
     if name is None:
         return None
@@ -106,19 +114,19 @@ def _terminate_worker(service: Service, chance: Random) -> Heal | None:
         assert not is_there, f"{name} was told to stop, and is not gone in {_STOP_SECONDS:g} s"
         _start_again(service, name)
 
-    return heal
+    return Strike(heal, [name])
 
 
-def _kill_runner(service: Service, chance: Random) -> Heal | None:
+def _kill_runner(service: Service, chance: Random) -> Strike | None:
     running = [name for name in WORKERS if service.stack.is_running(name)]
     runners = [runner for name in running for runner in service.runners(name)]
     if not runners:
         return None
     chance.choice(runners).kill()
-    return _nothing
+    return Strike(_nothing)
 
 
-def _kill_at_a_point(service: Service, chance: Random) -> Heal | None:
+def _kill_at_a_point(service: Service, chance: Random) -> Strike | None:
     point = chance.choice(_POINTS)
     service.faults.arm(point, passes=chance.randrange(3))
 
@@ -132,39 +140,42 @@ def _kill_at_a_point(service: Service, chance: Random) -> Heal | None:
                     service.stack.start_child(name)
         service.faults.release(point)
 
-    return heal
+    return Strike(heal, WORKERS)  # who is held in its claim has the turn
 
 
-def _empty_broker(service: Service, _: Random) -> Heal | None:
+def _empty_broker(service: Service, _: Random) -> Strike | None:
     if not service.stack.is_running("valkey"):
         return None
     with _broker(service) as broker:
         broker.flushall()
-    return _nothing
+    return Strike(_nothing)
 
 
-def _send_garbage(service: Service, chance: Random) -> Heal | None:
+def _send_garbage(service: Service, chance: Random) -> Strike | None:
     if not service.stack.is_running("valkey"):
         return None
     with _broker(service) as broker:
         broker.lpush(f"{Settings.model_fields['redis_key_prefix'].default}default", chance.choice(_GARBAGE))
-    return _nothing
+    return Strike(_nothing)
 
 
-def _lock_jobs(service: Service, _: Random) -> Heal | None:
+def _lock_jobs(service: Service, _: Random) -> Strike | None:
     if not service.stack.is_running("postgres"):
         return None
-    url = make_url(service.stack.database_url).set(drivername="postgresql").render_as_string(hide_password=False)
-    connection = psycopg.connect(url)
-    connection.execute("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
-    return connection.close
+    connection = service.connect(_LOCK_TIMEOUT)
+    try:
+        connection.execute("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
+    except psycopg.Error:
+        connection.close()
+        raise
+    return Strike(connection.close, WORKERS)
 
 
-def _damage_checkpoint(service: Service, chance: Random) -> Heal | None:
+def _damage_checkpoint(service: Service, chance: Random) -> Strike | None:
     """Damage the newest checkpoint of a job with more than half of its epochs before it: it is not its last."""
     if not service.stack.is_running("postgres"):
         return None
-    found = service.rows(_NEWEST_OF_YOUNG)
+    found = service.rows(_NEWEST_OF_YOUNG, lock_timeout=_LOCK_TIMEOUT)
     if not found:
         return None
     newest = chance.choice(found)
@@ -178,7 +189,7 @@ def _damage_checkpoint(service: Service, chance: Random) -> Heal | None:
         file.write_bytes(content)
     except FileNotFoundError:  # it was superfluous just now
         return None
-    return _nothing
+    return Strike(_nothing)
 
 
 def _running(service: Service, names: Sequence[str], chance: Random) -> str | None:

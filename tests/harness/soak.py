@@ -6,9 +6,10 @@ import shutil
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from random import Random, SystemRandom
@@ -25,7 +26,7 @@ from harness.figures import Figures, figures_of
 from harness.growth import Held, Life, Lives, held_by_children
 from harness.invariants import require_invariants
 from harness.service import FINAL, Service
-from harness.shocks import WORKERS, Shock, shocks
+from harness.shocks import WORKERS, Shock, Strike, shocks
 from local.stack import Stack
 
 _USERS, _JOBS, _SLOTS = 10, 300, 2  # slots of each of the two workers
@@ -96,6 +97,7 @@ class Soak:
         self.meddled: Counter[str] = Counter()
         self.jobs: dict[str, str] = {}  # the name of the spec, by the job's id
         self.undisturbed: dict[str, Figures] = {}
+        self.stalls: defaultdict[str, list[tuple[datetime, datetime]]] = defaultdict(list)  # by the name of a worker
         self.users = [service.client(service.new_user(f"user-{number}")) for number in range(_USERS)]
 
     def run(self) -> None:
@@ -155,13 +157,19 @@ class Soak:
 
     def _strike(self) -> None:
         shock: Shock = self.chance.choice(shocks(_LEASE_SECONDS))
+        struck_at = datetime.now(UTC)
         try:
-            heal = shock.strike(self.service, self.chance)
+            strike = shock.strike(self.service, self.chance)
         except (psycopg.Error, psutil.Error):  # what it needed is away because of another one
-            heal = None
-        if heal is not None:
+            strike = None
+        if strike is not None:
             self.fired[shock.name] += 1
-            self.agenda.at(time.monotonic() + shock.seconds, heal)
+            self.agenda.at(time.monotonic() + shock.seconds, lambda: self._heal(strike, struck_at))
+
+    def _heal(self, strike: Strike, struck_at: datetime) -> None:
+        strike.heal()
+        for name in strike.stalled:
+            self.stalls[name].append((struck_at, datetime.now(UTC)))
 
     def _meddle(self) -> None:
         if not self.jobs:
@@ -200,7 +208,7 @@ def judge(soak: Soak, console: Console) -> None:
     assert counted == _JOBS + len(_SPECS), f"{counted} jobs are in the database: one was stored twice, or lost"
     for name in _SPECS:
         mine = [job_id for job_id, spec in soak.jobs.items() if spec == name]
-        require_invariants(soak.service, mine, undisturbed=soak.undisturbed[name])
+        require_invariants(soak.service, mine, undisturbed=soak.undisturbed[name], stalls=soak.stalls)
     ended = soak.service.rows("SELECT status, reason, count(*) AS n FROM jobs GROUP BY 1, 2 ORDER BY 3 DESC")
     console.print(_table("How the jobs ended", ("status", "reason", "jobs"), [tuple(row.values()) for row in ended]))
     wrong = [row for row in ended if row["status"] == "failed"]

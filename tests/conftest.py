@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import hypothesis
 import psycopg
 import pytest
 from jsonschema import Draft202012Validator
@@ -16,8 +17,15 @@ from sqlalchemy.engine import make_url
 
 from harness.faults import FaultPoints
 from harness.odd_stack import OddStack
+from harness.ports import free_port
 from harness.service import Service
 from local.stack import Stack
+
+# A machine that is busy with other things is no failure of what is tested.
+hypothesis.settings.register_profile(
+    "trainyard", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("trainyard")
 
 
 class External(BaseSettings):
@@ -138,6 +146,7 @@ def start_service(tmp_path_factory: pytest.TempPathFactory, digits_cache: Path) 
         described = Stack if worker_module is None else partial(OddStack, worker_module)
         stack = described(
             data_dir,
+            port=free_port(),
             slots=slots,
             workers=workers,
             environment=environment,

@@ -102,14 +102,16 @@ def test_another_worker_takes_over_and_late_words_and_files_of_the_first_are_gon
     job_id = under_way(stack, SPEC)
     runner = psutil.Process(stack.runner_pid("worker-1"))
     with proxy.away():
-        recorded = stack.rows("SELECT max(epoch) AS last FROM epochs WHERE job_id = %s AND attempt = 1", job_id)
+        reached = epoch_on_disk(stack, job_id, attempt=1)
 
         def trains_on() -> bool:
-            return epoch_on_disk(stack, job_id, attempt=1) > int(recorded[0]["last"])
+            return epoch_on_disk(stack, job_id, attempt=1) > reached
 
         wait_until(trains_on, watch=stack.stack.check, what="the first runner", seconds=OUTAGE_SECONDS)
         stack.stack.kill_child("worker-2", signal.SIGCONT)
         stack.wait_for(job_id, lambda job: job["attempt"] == 2 and job["message"] == "Trains on cpu.", PATIENCE_SECONDS)
+        own = "SELECT max(epoch) AS last FROM epochs WHERE job_id = %s AND attempt = 1"
+        recorded = stack.rows(own, job_id)
         assert runner.is_running()
     runner.wait(PATIENCE_SECONDS)
     assert stack.wait_for_end(job_id, PATIENCE_SECONDS)["status"] == "succeeded"
@@ -117,8 +119,7 @@ def test_another_worker_takes_over_and_late_words_and_files_of_the_first_are_gon
     outcomes = stack.rows("SELECT worker, outcome FROM attempts WHERE job_id = %s ORDER BY number", job_id)
     assert [row["outcome"] for row in outcomes] == ["worker_lost", "succeeded"]
     assert outcomes[0]["worker"] != outcomes[1]["worker"]
-    own = stack.rows("SELECT max(epoch) AS last FROM epochs WHERE job_id = %s AND attempt = 1", job_id)
-    assert own == recorded, "nothing of the first attempt was recorded after it was lost"
+    assert stack.rows(own, job_id) == recorded, "nothing of the first attempt was recorded after it was lost"
 
 
 @pytest.mark.usefixtures("first_alone")

@@ -26,7 +26,11 @@ SPEC: dict[str, Any] = {
 }
 BATCHES = 3  # an epoch
 WARM_SECONDS = 180  # in which the first runner of a worker has imported torch on a busy machine
-KEPT = 3  # checkpoints at most: two, and the best
+# The last two checkpoints, and the best.
+KEPT = """
+    SELECT checkpoint FROM epochs JOIN scores USING (job_id)
+    WHERE job_id = %s AND (epoch > last_epoch - 2 OR epoch = best_epoch)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +83,11 @@ def files_of(service: Any, job_id: str) -> set[str]:
     return {path.name for path in (service.stack.artifacts / job_id).iterdir()}
 
 
-def wait_for_files(service: Any, job_id: str, most: int) -> None:
+def wait_for_files(service: Any, job_id: str) -> None:
     """Wait until the checkpoints that are superfluous are gone; their epoch is recorded a moment before."""
-    deadline = time.monotonic() + 10
-    while len(files_of(service, job_id)) > most:
+    kept = {row["checkpoint"] for row in service.rows(KEPT, job_id)}
+    deadline = time.monotonic() + 60
+    while files_of(service, job_id) != kept:
         assert time.monotonic() < deadline, files_of(service, job_id)
         time.sleep(0.01)
 
@@ -100,7 +105,7 @@ def test_a_checkpoint_without_space_ends_the_job_and_a_retry_goes_on_from_the_on
         job_id = service.submit(SPEC)
         held()
         service.wait_for_epoch(job_id, 5)
-        wait_for_files(service, job_id, KEPT)
+        wait_for_files(service, job_id)
         before = files_of(service, job_id)
         artifacts.fill()
     job = service.wait_for_end(job_id)

@@ -4,7 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -185,7 +185,7 @@ def test_a_forkserver_that_was_killed_while_idle_is_started_again(stack: Any, un
             stack.log(name).count("event=slots_ready") > before for name, before in zip(workers, ready, strict=True)
         )
 
-    wait_until(are_ready, watch=stack.stack.check, what="the workers", seconds=60)
+    wait_until(are_ready, watch=stack.stack.check, what="the workers", seconds=240)
     healed_at = stack.now()
     assert stack.wait_for_end(job_id)["status"] == "succeeded"
     require_invariants(stack, [job_id], undisturbed=undisturbed, healed_at=healed_at)
@@ -196,8 +196,9 @@ def forkserver_of(stack: Any, worker: str) -> psutil.Process:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         for child in psutil.Process(stack.stack.pid(worker)).children():
-            if child.status() != psutil.STATUS_ZOMBIE and "multiprocessing.forkserver" in " ".join(child.cmdline()):
-                return child
+            with suppress(psutil.NoSuchProcess):  # its worker has taken note of its end just now
+                if child.status() != psutil.STATUS_ZOMBIE and "multiprocessing.forkserver" in " ".join(child.cmdline()):
+                    return child
         time.sleep(0.001)
     raise AssertionError(f"{worker} has no forkserver")
 

@@ -20,8 +20,8 @@ WAITING = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND p
 
 @pytest.fixture(scope="module")
 def stack(start_service: Any) -> Any:
-    """One worker with one slot: while it runs a job, only the scheduler ends leases."""
-    return start_service(fault_points=True, **SOON_LOST)
+    """One worker that does nothing unless it is woken: while it runs a job, only the scheduler ends leases."""
+    return start_service(fault_points=True, **SOON_LOST | {"poll_seconds": 600})
 
 
 @pytest.fixture

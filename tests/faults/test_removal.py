@@ -40,7 +40,7 @@ def test_a_kill_between_the_files_and_the_row_of_a_deleted_job_leaves_nothing_be
 
     service.stack.start_child("scheduler")
     gone = "SELECT id FROM jobs WHERE id = %s"
-    wait_until(lambda: not service.rows(gone, deleted), watch=service.stack.check, what="the removal", seconds=30)
+    wait_until(lambda: not service.rows(gone, deleted), watch=service.stack.check, what="the removal", seconds=120)
     for table in ("epochs", "results", "transitions", "attempts", "milestones", "log_chunks", "scores", "predictions"):
         assert service.rows(f"SELECT 1 FROM {table} WHERE job_id = %s", deleted) == [], table
     audit = service.rows("SELECT action FROM audit WHERE subject = %s ORDER BY id", f"job:{deleted}")

@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import httpx2
 import pytest
 
 from harness.invariants import require_invariants
+from local.children import wait_until
 
 pytestmark = pytest.mark.usefixtures("own_servers")
 
@@ -49,6 +51,10 @@ def status_of(service: Any, path: str) -> int:
             time.sleep(0.1)
 
 
+def says(service: Any, name: str, event: str) -> bool:
+    return f"event={event}" in service.log(name)
+
+
 def test_processes_live_and_say_in_one_line_what_they_miss(without: Any) -> None:
     assert status_of(without, "/healthz") == 200
     assert status_of(without, "/readyz") == 503
@@ -57,11 +63,11 @@ def test_processes_live_and_say_in_one_line_what_they_miss(without: Any) -> None
     assert all(without.stack.is_running(name) for name in PROCESSES)
     said = {"worker-1": "database_away", "scheduler": "database_away", "api": "listening_interrupted"}
     for name, event in said.items():
+        wait_until(partial(says, without, name, event), watch=lambda: None, what=f"{event} of {name}", seconds=60)
         log = without.log(name)
         assert "Traceback" not in log, f"{name}:\n{log}"
-        lines = [line for line in log.splitlines() if f"event={event}" in line]
-        assert lines, f"{name} says nothing of {event}:\n{log}"
-        assert "No such file or directory" in lines[0] or "refused" in lines[0], lines[0]
+        first = next(line for line in log.splitlines() if f"event={event}" in line)
+        assert "No such file or directory" in first or "refused" in first
     line = without.migration.stdout.readline()
     assert line.startswith("migrations: connection is bad"), line
     assert line.endswith("tries again\n"), line

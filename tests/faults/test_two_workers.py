@@ -85,7 +85,7 @@ def test_a_suspended_worker_neither_trains_nor_writes_beside_its_successor(stack
     runner = psutil.Process(stack.runner_pid(name))
     stack.stack.kill_child(name, signal.SIGSTOP)
     try:
-        stack.wait_for(job_id, lambda job: job["attempt"] == 2 and job["message"] == "Trains on cpu.", seconds=30)
+        stack.wait_for(job_id, lambda job: job["attempt"] == 2 and job["message"] == "Trains on cpu.")
         assert not runner.is_running() or runner.status() == psutil.STATUS_ZOMBIE, "its runner ended with its lease"
     finally:
         stack.stack.kill_child(name, signal.SIGCONT)

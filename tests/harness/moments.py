@@ -20,6 +20,7 @@ class Moment:
     passes: int = 0
     request: str | None = None  # what a user asks for, so that the moment comes about
     has_runner: bool = True
+    runner_waits_at: FaultPoint | None = None  # where it would have ended meanwhile
 
 
 MOMENTS = {
@@ -29,7 +30,9 @@ MOMENTS = {
     "in an epoch": Moment(FaultPoint.EPOCH, BATCHES_BEFORE),
     "as a checkpoint is written": Moment(FaultPoint.CHECKPOINT_WRITE, EPOCHS_BEFORE),
     "between checkpoint and event": Moment(FaultPoint.CHECKPOINT_SAVED, EPOCHS_BEFORE),
-    "in the transaction of an epoch": Moment(FaultPoint.EPOCH_TRANSACTION, EPOCHS_BEFORE),
+    "in the transaction of an epoch": Moment(
+        FaultPoint.EPOCH_TRANSACTION, EPOCHS_BEFORE, runner_waits_at=FaultPoint.FINAL_EVALUATION
+    ),
     "in its final evaluation": Moment(FaultPoint.FINAL_EVALUATION),
     "in its final transaction": Moment(FaultPoint.FINAL_TRANSACTION, has_runner=False),
     "in the transaction of a cancel": Moment(FaultPoint.CANCEL, request="cancel"),
@@ -52,6 +55,8 @@ def bring_about(
     service: Service, spec: dict[str, Any], moment: Moment, faults: ExitStack, user: ThreadPoolExecutor
 ) -> Held:
     """Submit a job and return when the moment has come; `faults` ends it."""
+    if moment.runner_waits_at is not None:
+        faults.enter_context(service.faults.holding(moment.runner_waits_at))
     if moment.request is None:
         reached = faults.enter_context(service.faults.holding(moment.point, passes=moment.passes))
         return Held(service.submit(spec), reached(), None)
@@ -69,7 +74,9 @@ def see_through(service: Service, held: Held, request: str | None) -> str:
     if held.answered is not None and not held.answered.result():
         service.stack.wait_until_ready()
         assert request is not None
-        assert _ask(service, held.job_id, request) or service.job(held.job_id)["status"] == "succeeded"
+        # What was asked for may have been done, or the job may have ended, before it is asked for again.
+        done = {"succeeded", "pausing", "paused"} if request == "pause" else {"succeeded"}
+        assert _ask(service, held.job_id, request) or service.job(held.job_id)["status"] in done
     if request == "pause":
         job = service.wait_for(held.job_id, lambda job: job["status"] in {"paused", "succeeded"})
         if job["status"] == "paused":

@@ -42,7 +42,8 @@ class Receiver:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 headers = {name.lower(): value for name, value in self.headers.items()}
-                receiver._take(Received(self.path, headers, body))(self)
+                self.received = Received(self.path, headers, body)
+                receiver._take(self.received)(self)
 
             do_GET = do_PUT = do_POST  # noqa: N815 - http.server's names
 

@@ -85,8 +85,8 @@ def fast_webhooks() -> dict[str, Any]:
         "webhook_private_addresses": True,
         "webhook_tries": 3,
         "webhook_retry_seconds": 0.05,
-        "webhook_timeout_seconds": 1,
-        "webhook_lease_seconds": 2,
+        "webhook_timeout_seconds": 5,
+        "webhook_lease_seconds": 8,
     }
 
 

@@ -334,7 +334,7 @@ demands = st.one_of(
 sizes = st.lists(st.integers(1, 40), max_size=4).map(lambda found: sorted(found, reverse=True))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(demand=demands, idle=sizes, shared=st.integers(0, 40), has_gpus=st.booleans())
 def test_what_fits_is_the_same_in_python_and_in_sql(
     lab: Lab, demand: Demand, idle: list[int], shared: int, has_gpus: bool

@@ -8,20 +8,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 import httpx2
 import psutil
 import psycopg
 import pytest
 
+from harness.ports import free_port
 from local.children import StackError
 from local.stack import Stack
 
 REPOSITORY = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "local"]
 END_SECONDS = 90
+T = TypeVar("T")
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +51,7 @@ def test_a_port_in_use_is_said_in_one_line_before_anything_is_started(data_dir: 
 
 def test_a_data_directory_in_use_is_said_in_one_line_and_its_user_goes_on(data_dir: Path) -> None:
     with _servers(data_dir) as first:
-        ended = _run("up", "--port", str(_free_port()), "--data-dir", str(data_dir))
+        ended = _run("up", "--port", str(free_port()), "--data-dir", str(data_dir))
         assert ended.returncode == 1
         assert ended.stderr == f"trainyard: the data directory {data_dir} is in use by another instance\n"
         first.check()
@@ -57,11 +60,11 @@ def test_a_data_directory_in_use_is_said_in_one_line_and_its_user_goes_on(data_d
 
 @pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT] * 4], ids=["SIGTERM", "impatient Ctrl-C"])
 def test_a_signal_stops_everything_in_order_and_leaves_nothing(data_dir: Path, signals: list[signal.Signals]) -> None:
-    port = _free_port()
+    port = free_port()
     with _up(data_dir, port) as up:
         assert httpx2.get(f"http://127.0.0.1:{port}/readyz", trust_env=False).status_code == 200
         everything = _family(up)
-        names = {process.name() for process in everything}
+        names = set(_told(psutil.Process.name, everything))
         shared = _shared_files(everything)
         for number in signals:
             up.send_signal(number)
@@ -78,7 +81,7 @@ def test_a_signal_stops_everything_in_order_and_leaves_nothing(data_dir: Path, s
 
 
 def test_a_signal_during_the_start_leaves_nothing(data_dir: Path) -> None:
-    with _start(data_dir, _free_port()) as up:
+    with _start(data_dir, free_port()) as up:
         _wait_until(lambda: (data_dir / "postgres" / "postmaster.pid").exists())
         everything = _family(up)
         up.send_signal(signal.SIGTERM)
@@ -89,9 +92,10 @@ def test_a_signal_during_the_start_leaves_nothing(data_dir: Path) -> None:
 
 @pytest.mark.parametrize("module", ["api", "worker"])
 def test_a_child_that_dies_ends_the_stack_with_one_line(data_dir: Path, module: str) -> None:
-    with _up(data_dir, _free_port()) as up:
+    with _up(data_dir, free_port()) as up:
         everything = _family(up)
-        (victim,) = (process for process in everything if process.cmdline()[-2:] == ["-m", module])
+        commands = _told(lambda process: (process, process.cmdline()), everything)
+        (victim,) = (process for process, command in commands if command[-2:] == ["-m", module])
         victim.kill()
         _, errors = up.communicate(timeout=END_SECONDS)
     assert up.returncode == 1
@@ -103,7 +107,7 @@ def test_a_child_that_dies_ends_the_stack_with_one_line(data_dir: Path, module: 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals a child when its parent is gone")
 def test_kill_9_leaves_no_child_and_the_next_start_finds_the_data(data_dir: Path) -> None:
-    with _up(data_dir, _free_port()) as up:
+    with _up(data_dir, free_port()) as up:
         everything = _family(up)
         sockets = Path((data_dir / "lock").read_text())
         up.kill()
@@ -191,7 +195,7 @@ def test_an_external_server_is_used_and_not_started(data_dir: Path, tmp_path: Pa
         with _servers(tmp_path / "second", second):
             assert _query(second, "SELECT count(*) FROM jobs") == 0
             started = [child for child in psutil.Process().children() if child not in others]
-            assert started == [psutil.Process(first.pid(name)) for name in ("postgres", "valkey")]
+            assert set(started) == {psutil.Process(first.pid(name)) for name in ("postgres", "valkey")}
         assert not (tmp_path / "second" / "postgres").exists()
 
 
@@ -203,7 +207,7 @@ def test_the_servers_run_alone_and_say_where_the_database_is(data_dir: Path) -> 
             url = process.stdout.readline().removeprefix("Postgres is ready at ").strip()
             with psycopg.connect(url) as connection:
                 assert connection.execute("SELECT count(*) FROM jobs").fetchone() == (0,), "migrated"
-            names = {one.name() for one in _family(process)}
+            names = set(_told(psutil.Process.name, _family(process)))
             assert {"postgres", "valkey-server"} <= names
             assert not (data_dir / "logs" / "api.log").exists()
             everything = _family(process)
@@ -273,12 +277,6 @@ def _up(data_dir: Path, port: int) -> Iterator["subprocess.Popen[str]"]:
         yield process
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-    return port
-
-
 def _execute(stack: Stack, *statements: str) -> None:
     with psycopg.connect(stack.database_url.replace("+psycopg", "")) as connection:
         for statement in statements:
@@ -296,16 +294,24 @@ def _family(process: "subprocess.Popen[str]") -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
 
+def _told(ask: Callable[[psutil.Process], T], processes: list[psutil.Process]) -> Iterator[T]:
+    """Yield what those say that have not ended meanwhile."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            yield ask(process)
+
+
 def _alive(processes: list[psutil.Process]) -> list[psutil.Process]:
     """Return who is left of these; a zombie has ended, whoever is slow to take note of it."""
-    return [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    told = _told(lambda process: (process, process.status()), processes)
+    return [process for process, status in told if process.is_running() and status != psutil.STATUS_ZOMBIE]
 
 
 def _shared_files(processes: list[psutil.Process]) -> list[Path]:
     """Return the files in shared memory that these processes map."""
     if sys.platform != "linux":
         return []
-    maps = (mapping.path for process in processes for mapping in process.memory_maps())
+    maps = (mapping.path for mapped in _told(psutil.Process.memory_maps, processes) for mapping in mapped)
     return [Path(path) for path in maps if path.startswith("/dev/shm/") and not path.endswith("(deleted)")]
 
 

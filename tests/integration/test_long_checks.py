@@ -1,6 +1,7 @@
 """Bodies that take long to check: they wait for each other, and nobody else waits for them."""
 
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -8,6 +9,7 @@ import pytest
 
 from api.checks import MAX_IN_LINE
 
+LONG_SECONDS = 300  # one check is done after the other
 DIGITS = {"name": "digits"}
 CONV: dict[str, Any] = {"kind": "conv2d", "out_channels": 4, "kernel_size": 3, "padding": 1}
 HEAD: list[dict[str, Any]] = [{"kind": "flatten"}, {"kind": "linear", "out_features": 10}]
@@ -45,7 +47,7 @@ def sent_at_once(
     pool: ThreadPoolExecutor, http: Any, path: str, body: dict[str, Any], times: int, *, keyed: bool
 ) -> list[Future[Any]]:
     headers = [{"Idempotency-Key": str(uuid4())} if keyed else {} for _ in range(times)]
-    return [pool.submit(http.post, path, json=body, headers=each) for each in headers]
+    return [pool.submit(http.post, path, json=body, headers=each, timeout=LONG_SECONDS) for each in headers]
 
 
 def held(service: Any) -> int:
@@ -89,7 +91,8 @@ def test_ten_long_checks_hold_no_connections_and_all_others_are_answered(
 def test_the_same_long_request_ten_times_at_once_is_stored_once(service: Any) -> None:
     before, headers = counts(service), {"Idempotency-Key": str(uuid4())}
     with ThreadPoolExecutor(10) as pool:
-        sent = [pool.submit(service.http.post, "/sweeps", json=LONG_SWEEP, headers=headers) for _ in range(10)]
+        send = partial(service.http.post, "/sweeps", json=LONG_SWEEP, headers=headers, timeout=LONG_SECONDS)
+        sent = [pool.submit(send) for _ in range(10)]
     answers = [future.result() for future in sent]
     assert {answer.status_code for answer in answers} <= {201, 409}
     assert len({answer.content for answer in answers if answer.status_code == 201}) == 1

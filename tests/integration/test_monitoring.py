@@ -1,19 +1,18 @@
 """What Prometheus reads of a running service, and what its processes log: complete, counted once, also in an outage."""
 
 import re
-import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx2
-import psutil
 import psycopg
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy.engine import make_url
 
+from harness.ports import free_port
 from local.children import StackError
 
 EPOCHS = 3
@@ -39,11 +38,6 @@ class Scraped:
 
     def names(self) -> set[str]:
         return {name for name, _ in self.samples}
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -280,21 +274,14 @@ def test_the_scheduler_says_nothing_of_visits_that_find_nothing(service: Any, fi
 @pytest.mark.usefixtures("own_servers")
 def test_a_database_that_does_not_move_is_told_before_prometheus_gives_up(service: Any) -> None:
     has_looked_again(service)
-    server = psutil.Process(service.stack.pid("postgres"))
-    frozen = [server, *server.children(recursive=True)]
-    for process in frozen:
-        process.suspend()
-    try:
-        with httpx2.Client(base_url=service.stack.base_url, timeout=10, trust_env=False) as prometheus:
-            time.sleep(3)  # what it says is fresh for so long
-            for _ in range(3):
-                away = Scraped(prometheus.get("/metrics").text)
-                assert away.value("trainyard_database_up") == 0
-                assert "trainyard_database_up" in away.names()
-                assert "trainyard_jobs_finished_total" in away.names(), "what was counted stays"
-    finally:
-        for process in frozen:
-            process.resume()
+    prometheus = httpx2.Client(base_url=service.stack.base_url, timeout=10, trust_env=False)
+    with service.suspended("postgres"), prometheus:
+        time.sleep(3)  # what it says is fresh for so long
+        for _ in range(3):
+            away = Scraped(prometheus.get("/metrics").text)
+            assert away.value("trainyard_database_up") == 0
+            assert "trainyard_database_up" in away.names()
+            assert "trainyard_jobs_finished_total" in away.names(), "what was counted stays"
     scrape_until(service, lambda now: now.value("trainyard_database_up") == 1, 60)
     told = [line["detail"] for line in lines_of(service, "api") if line["event"] == "database_away"]
     assert told

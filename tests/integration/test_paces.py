@@ -101,7 +101,7 @@ def test_the_points_of_a_sweep_have_estimates(service: Any, sessions: sessionmak
 def test_a_job_that_does_not_succeed_leaves_no_pace(service: Any, sessions: sessionmaker[Session], ending: str) -> None:
     spec = DIGITS_MLP | {"training": {"epochs": 100_000}}
     if ending == "failed":
-        spec |= {"resources": {"time_limit_seconds": 1}}
+        spec |= {"resources": {"time_limit_seconds": 5}}
     job_id = service.submit(spec)
     service.wait_for_epoch(job_id, 1)
     if ending == "cancelled":

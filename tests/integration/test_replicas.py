@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from models.faults import FaultPoint
+
 EPOCHS = 60
 FIGURES = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
 
@@ -77,11 +79,12 @@ def test_the_result_is_that_of_the_first_replica_and_scores_all(
 
 
 def test_a_job_with_replicas_whose_runner_is_killed_ends_with_the_same_numbers(start_service: Any) -> None:
-    service = start_service(slots=1)
-    undisturbed, disturbed = (service.submit(spec(replicas=3)) for _ in range(2))
+    service = start_service(slots=1, fault_points=True)
+    undisturbed = service.submit(spec(replicas=3))
     assert service.wait_for_end(undisturbed)["status"] == "succeeded"
-    service.wait_for_epoch(disturbed, EPOCHS // 3)
-    os.kill(service.runner_pid(), signal.SIGKILL)
+    with service.faults.holding(FaultPoint.CHECKPOINT_SAVED, passes=EPOCHS // 3) as reached:
+        disturbed = service.submit(spec(replicas=3))
+        os.kill(reached(), signal.SIGKILL)
     job = service.wait_for_end(disturbed)
     assert (job["status"], job["attempt"]) == ("succeeded", 2)
     for one, other in zip(service.epochs(undisturbed), service.epochs(disturbed), strict=True):

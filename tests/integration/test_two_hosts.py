@@ -6,6 +6,7 @@ database and the broker. Where this user may make namespaces, neither sees the o
 
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -72,6 +73,7 @@ class Host:
     def kill(self) -> None:
         """Take its power away."""
         if self._child is not None:
+            self._child.send(signal.SIGKILL)
             self._child.stop()
 
     def view(self) -> dict[str, Any]:
@@ -140,7 +142,10 @@ def story(service: Any, hosts: tuple[Host, Host], undisturbed: Any) -> dict[str,
         service.wait_for(job_id, lambda job: job["status"] != "running")
     moon.ask("resume")
     moon.wait_for(lambda view: view["running"] == 2)
+    moon.ask("drain")  # or it might have done everything before the other one is back
     mars.start()
+    mars.wait_for(lambda view: view["running"] > 0)
+    moon.ask("resume")
     ends = {job_id: service.wait_for_end(job_id, seconds=300) for job_id in jobs}
     return {"jobs": jobs, "drained": drained, "empty": empty, "struck": struck, "ends": ends, "lost": lost}
 

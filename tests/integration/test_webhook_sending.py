@@ -10,7 +10,7 @@ import pytest
 @pytest.fixture(scope="module")
 def service(start_service: Any, fast_webhooks: dict[str, Any]) -> Any:
     """A service without workers."""
-    return start_service(workers=0, **fast_webhooks)
+    return start_service(workers=0, **fast_webhooks | {"webhook_timeout_seconds": 1, "webhook_lease_seconds": 2})
 
 
 def test_a_receiver_that_does_not_answer_in_time_is_left(hook_to: Any, receiver: Any) -> None:

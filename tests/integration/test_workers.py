@@ -158,7 +158,7 @@ def test_a_worker_that_is_told_to_stop_is_offline_at_once(service: Any, worker: 
 
 
 def test_a_draining_worker_finishes_its_job_and_takes_no_other_until_it_is_resumed(service: Any, worker: str) -> None:
-    running = service.submit(SHORT | {"training": {"epochs": 300}})
+    running = service.submit(SHORT | {"training": {"epochs": 1_000}})
     trains(service, running)
     view = post(service, worker, "drain", 202)
     assert (view["state"], [job["id"] for job in view["jobs"]]) == ("draining", [running])
@@ -249,7 +249,7 @@ def elsewhere(service: Any) -> Iterator[Callable[[str], Registration]]:
         DATABASE_URL=service.stack.database_url,
         environment="development",
         worker_name="shared",
-        lease_seconds=1,
+        lease_seconds=3,
         beat_seconds=0.1,
     )
     made: list[Registration] = []

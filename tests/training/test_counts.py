@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from torch import Tensor, nn
@@ -365,7 +365,6 @@ def fitting_networks(draw: st.DrawFn) -> tuple[list[Layer], Shape]:
     return draw(layer_lists(input_shape, 10, 2)), input_shape
 
 
-@settings(deadline=None)
 @given(network=fitting_networks())
 def test_every_fitting_list_of_layers_is_counted_as_torch_counts_it(network: tuple[list[Layer], Shape]) -> None:
     layers, input_shape = network

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from torch import Tensor, nn
@@ -176,7 +176,6 @@ def test_a_network_comes_with_its_counts(network: Network, tmp_path: Any) -> Non
     assert summary.parameters == sum(parameter.numel() for parameter in module.parameters())
 
 
-@settings(deadline=None)
 @given(
     kind=st.sampled_from(["conv2d", "max_pool2d", "avg_pool2d"]),
     size=st.tuples(st.integers(1, 9), st.integers(1, 9)),

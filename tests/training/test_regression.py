@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 from torch.nn import functional
@@ -100,7 +100,6 @@ def test_a_loss_that_is_not_finite_names_its_step(rows: MakeSplit, job: MakeJob,
     assert all(math.isfinite(metrics.train_loss) for metrics in state.history)
 
 
-@settings(deadline=None)
 @given(
     pairs=st.lists(st.tuples(*[st.floats(-1e3, 1e3, width=32)] * 2), min_size=2, max_size=50),
     scale=st.builds(Scale, shift=st.floats(-1e4, 1e4), scale=st.floats(0.1, 1e4)),

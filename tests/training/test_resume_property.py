@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, event, example, given, settings
+from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
 from harness.training import MakeJob, MakeSplit
@@ -140,7 +140,7 @@ class Training:
         return replicas.state_dict()
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40)
 @given(
     network=st.sampled_from(sorted(NETWORKS)),
     training=TRAININGS,

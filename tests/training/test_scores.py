@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics
 
@@ -46,7 +46,6 @@ def predictions_of(draw: st.DrawFn) -> tuple[list[int], list[int], int]:
     return [label for label, _ in pairs], [prediction for _, prediction in pairs], classes
 
 
-@settings(deadline=None)
 @given(drawn=predictions_of())
 def test_scores_are_those_of_scikit_learn(drawn: tuple[list[int], list[int], int]) -> None:
     require_sklearn_agrees(*drawn)

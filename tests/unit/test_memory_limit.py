@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 from pydantic import ValidationError
@@ -54,7 +55,10 @@ def test_all_processes_of_the_group_count_and_shared_pages_once() -> None:
             assert said.endswith("GiB of memory; its limit is 0.1 GiB, by a test.")
         finally:
             os.killpg(holders.pid, 9)
-    assert used_bytes(holders.pid) == 0
+    deadline = time.monotonic() + 10
+    while used_bytes(holders.pid):  # nobody waited for the end of the second one
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("memory_gb", [0, 0.4, -1, 1e9, float("nan"), "2", True])

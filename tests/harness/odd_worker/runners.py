@@ -48,7 +48,7 @@ def hoard() -> None:
     kept = []
     while True:
         kept.append(np.ones(_PIECE, dtype=np.uint8))
-        time.sleep(0.05)
+        time.sleep(0.2)
 
 
 def hoard_in_child() -> None:

@@ -246,7 +246,7 @@ def test_streams_and_waiting_readers_end_when_the_process_is_asked_to_stop(
     ):
         (_, started) = events.take(2)
         waiting = other.submit(client.get, f"/jobs/{job.id}/metrics", params={"wait": 30})
-        time.sleep(0.5)  # the other request is on its way
+        time.sleep(2)  # the other request is on its way
         os.kill(api.pid, signal.SIGTERM)
         assert list(events) == list(all_events) == []
         assert waiting.result().json()["epochs"] == []

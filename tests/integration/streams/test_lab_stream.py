@@ -206,16 +206,17 @@ def test_a_parameter_that_streams_do_not_know_or_that_comes_twice_is_refused(
 def slow_to_read(service: Any, job_id: str) -> Iterator[None]:
     """Let every look at new epochs of a job take 5 s."""
     slow = f"job_id = '{job_id}'"
-    service.rows("ALTER TABLE epochs RENAME TO quick_epochs")
-    service.rows(
-        "CREATE VIEW epochs AS SELECT * FROM quick_epochs"
-        f" WHERE CASE WHEN {slow} THEN (SELECT pg_sleep(5)) IS NOT NULL ELSE true END"
-    )
+    service.rows(f"""
+        DO $$ BEGIN
+            ALTER TABLE epochs RENAME TO quick_epochs;
+            CREATE VIEW epochs AS SELECT * FROM quick_epochs
+                WHERE CASE WHEN {slow} THEN (SELECT pg_sleep(5)) IS NOT NULL ELSE true END;
+        END $$
+    """)
     try:
         yield
     finally:
-        service.rows("DROP VIEW epochs")
-        service.rows("ALTER TABLE quick_epochs RENAME TO epochs")
+        service.rows("DO $$ BEGIN DROP VIEW epochs; ALTER TABLE quick_epochs RENAME TO epochs; END $$")
 
 
 def test_a_job_that_is_slow_to_read_holds_up_no_other_and_its_streams_go_on_when_it_is_not(

@@ -44,7 +44,7 @@ class Settings(QueueRules):
         """Refuse what is no address of a server, without repeating it: it may hold a password."""
         try:
             make_url(url)
-        except ArgumentError:
+        except (ArgumentError, ValueError):  # the latter for a port that is no number
             raise ValueError("this is no address, as scheme://user:password@host:port/name is one") from None
         return url
 

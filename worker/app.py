@@ -1,8 +1,10 @@
 """The Celery application of a worker: it only hears wake-ups; the slots do the work."""
 
 import os
+import signal
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -30,6 +32,10 @@ def _leave_in_time() -> None:
     os._exit(1)
 
 
+def _begin(act: Callable[[], None]) -> None:
+    threading.Thread(target=act, name=act.__name__, daemon=True).start()
+
+
 def worker_app(settings: WorkerSettings, engine: Engine, registration: Registration, host: Host) -> Celery:
     """Return an application whose worker starts the slots and stops all of these, and whose one task wakes them."""
     app = Celery("trainyard", set_as_current=False)
@@ -44,10 +50,13 @@ def worker_app(settings: WorkerSettings, engine: Engine, registration: Registrat
 
         def start(self, parent: Any) -> None:
             """Start the slots with the worker."""
+            # Celery would start itself again, by a command that is not ours.
+            signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))
             slots.start()
 
         def stop(self, parent: Any) -> None:
             """Stop the slots with the worker, if they have not stopped by now."""
+            _begin(_leave_in_time)  # Celery gives up by itself, too, without a word to the others
             slots.stop()
             registration.stop()
             engine.dispose()
@@ -60,8 +69,8 @@ def worker_app(settings: WorkerSettings, engine: Engine, registration: Registrat
 
         What waits for a frozen database is left, and its leases run out.
         """
-        for act in (slots.stop, _leave_in_time):
-            threading.Thread(target=act, name=act.__name__, daemon=True).start()
+        _begin(slots.stop)
+        _begin(_leave_in_time)
 
     @app.task(name=WAKE_TASK, ignore_result=True)
     def wake(queue: str) -> None:

@@ -23,7 +23,7 @@ OUTPUT_LIMIT = 262_144  # bytes of output kept between two visits of the supervi
 _READ = 65_536
 _LOOK_SECONDS = 0.25  # between two looks at deadlines and memory
 _NEAR = 0.4  # a lease that has this part of its length left is about to end; it is renewed long before
-_START, _START_SECONDS = "start", 180.0  # a forkserver that has to be started again may import torch over a network
+START, START_SECONDS = "start", 180.0  # a forkserver that has to be started again may import torch over a network
 _END_SECONDS = 10  # a process that the kernel holds may not go, and its supervisor must
 
 
@@ -63,7 +63,7 @@ class RunnerProcess:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a character may come in two pieces
         self._dropped = 0
         self._started = self._unwanted = self._ended = False
-        self._deadlines = {_START: time.monotonic() + _START_SECONDS}
+        self._deadlines = {START: time.monotonic() + START_SECONDS}
         self._commanding = threading.Lock()
         self._lease_end = self._lease_seconds = 0.0
         self._memory_limit = memory_limit
@@ -180,7 +180,7 @@ class RunnerProcess:
                 childs_end.close()
         with self._news:
             self._started = True
-            del self._deadlines[_START]
+            del self._deadlines[START]
             unwanted, seconds = self._unwanted, self._lease_seconds
         if unwanted:
             self.kill()

@@ -146,7 +146,7 @@ class Slots:
         if self._registration.draining:
             return False
         directory = self._settings.artifacts_dir
-        if not (directory / ARTIFACTS_MARK).exists():  # made when the worker started
+        if not os.access(directory / ARTIFACTS_MARK, os.F_OK):  # made when the worker started
             log.error("artifacts_gone", directory=str(directory), advice="mount them, and start the worker again")
             return False
         if not os.access(directory, os.W_OK):

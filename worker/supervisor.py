@@ -24,7 +24,7 @@ from worker.messages import RANK_DIED, Assignment, CheckpointSkipped, EpochEnded
 from worker.metrics import LEASE_LOSSES
 from worker.outage import DATABASE_AWAY, Outage
 from worker.queue import Claim
-from worker.runner_process import RunnerProcess
+from worker.runner_process import START, START_SECONDS, RunnerProcess
 from worker.settings import WorkerSettings
 from worker.stop_request import StopRequest
 
@@ -271,11 +271,14 @@ class Supervisor:
             case None if self._stop_request.explains(runner.exit_code):
                 self._record.stop_at_checkpoint(self._stop_request.sentence)  # a cancel comes first, in the record
             case None:
-                log.warning("runner_died", exit_code=runner.exit_code)
-                self._record.fail(RUNNER_DIED, _how_it_died(runner.exit_code), retry_limit=limit)
+                log.warning("runner_died", exit_code=runner.exit_code, killed_for=runner.killed_for)
+                self._record.fail(RUNNER_DIED, _how_it_died(runner), retry_limit=limit)
 
 
-def _how_it_died(exit_code: int | None) -> str:
+def _how_it_died(runner: RunnerProcess) -> str:
+    exit_code = runner.exit_code
+    if runner.killed_for == START:
+        return f"The runner did not start within {START_SECONDS:g} seconds."
     if exit_code is None:
         return "The runner could not be started: the worker's log says why."
     if exit_code < 0:

@@ -1,5 +1,6 @@
 """The weights that a job begins with: a checkpoint of another job, chosen once and kept under a name of its own."""
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from models.scores import Scores
 from models.spec import InitialCheckpoint
 from worker.full_disk import space_for
 from worker.messages import INITIAL_FILE
+
+_PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT}  # of a disk or a file server, not of the checkpoint
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,8 @@ def keep(look: Callable[[], Choice], artifacts: Path, own: Path) -> InitialWeigh
     """Keep the file of what `look` finds in the job's own directory, where nobody else removes it.
 
     `artifacts` holds a directory for each job. While the other job trains, its older checkpoints go: it is looked for
-    again until the file is there, or its row is the same as before. Raises InitialCheckpointLost, or DiskFull.
+    again until the file is there, or its row is the same as before. Raises InitialCheckpointLost, DiskFull, or OSError
+    where the disk or the file server fails.
     """
     choice = look()
     while not _taken_over(choice, artifacts, own):
@@ -71,6 +75,8 @@ def _taken_over(choice: Choice, artifacts: Path, own: Path) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
+        if error.errno in _PASSING:
+            raise  # the lease runs out, and another attempt finds it
         message = f"Checkpoint {choice.file} of job {choice.weights.job} could not be taken over: {error.strerror}."
         raise InitialCheckpointLost(message) from error
     return True

@@ -6,7 +6,6 @@ Of a long line the first thousand are played forward over the workers; of those 
 import asyncio
 import time
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -16,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from api.jobs.schemas import JobQueue
 from api.queue.lab import WAITING, Lab, read_lab
-from api.queue.standing import Queued, Standing
+from api.queue.standing import Queued, Standing, moment_after
 from api.streams.queries import in_one_snapshot
 from models.database import database_now
 from models.job import Job, Status
@@ -117,7 +116,7 @@ def _order(line: Subquery) -> Select[bytes]:
 def _while_it_runs(row: Any) -> dict[str, Any]:
     if row.estimated_seconds is None:
         return {"starts_at": row.began, "no_estimate": NoEstimate.NOT_MEASURED}
-    ends = row.began + timedelta(seconds=row.estimated_seconds)
+    ends = moment_after(row.began, row.estimated_seconds)
     if ends < row.now:
         return {"starts_at": row.began, "no_estimate": NoEstimate.OVERDUE}
     return {"starts_at": row.began, "finishes_at": ends}

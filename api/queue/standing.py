@@ -19,6 +19,14 @@ _ID_BYTES = 16
 _MOST_AHEAD = 10  # names
 
 
+_FARTHEST_SECONDS = 1e10  # some three hundred years: nobody waits for it, and no date is beyond the year 9999
+
+
+def moment_after(since: datetime, seconds: float) -> datetime:
+    """Return the moment so many seconds later, or the farthest that is told."""
+    return since + timedelta(seconds=min(seconds, _FARTHEST_SECONDS))
+
+
 @dataclass(frozen=True)
 class Queued:
     """A waiting job and its place in the line."""
@@ -115,7 +123,7 @@ class Standing:
         return firsts
 
     def _at(self, seconds: float | None) -> datetime | None:
-        return None if seconds is None else self.as_of + timedelta(seconds=seconds)
+        return None if seconds is None else moment_after(self.as_of, seconds)
 
 
 def _message(reason: WaitReason, no_estimate: NoEstimate | None) -> str:

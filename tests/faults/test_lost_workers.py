@@ -82,9 +82,9 @@ def test_a_worker_that_is_told_to_stop_is_soon_gone_and_its_job_ends_elsewhere(
 
 
 @pytest.mark.parametrize(
-    "numbers", [[signal.SIGQUIT], [signal.SIGINT, signal.SIGINT], [signal.SIGTERM, signal.SIGQUIT]]
+    "numbers", [[signal.SIGQUIT], [signal.SIGINT, signal.SIGINT], [signal.SIGTERM, signal.SIGQUIT], [signal.SIGHUP]]
 )
-def test_a_worker_that_is_told_to_stop_in_a_hurry_gives_its_job_back_too(
+def test_whichever_way_a_worker_is_told_to_stop_it_gives_its_job_back_and_is_gone(
     stack: Any, undisturbed: Figures, numbers: list[signal.Signals]
 ) -> None:
     with in_an_epoch(stack) as (job_id, runner, worker):

@@ -187,6 +187,15 @@ def test_a_module_that_fails_is_told_with_its_last_words(data_dir: Path) -> None
     assert "\n" not in str(error.value)
 
 
+def test_the_version_before_starts_on_a_schema_of_a_later_one(data_dir: Path) -> None:
+    with _servers(data_dir) as stack:
+        _execute(stack, "UPDATE alembic_version SET version_num = 'later'")
+    with _up(data_dir, port := free_port()), httpx2.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as api:
+        assert api.get("/readyz").json()["code"] == "not_migrated"
+        token = (data_dir / "admin-token").read_text().strip()
+        assert api.get("/jobs", headers={"Authorization": f"Bearer {token}"}).json()["items"] == []
+
+
 def test_an_external_server_is_used_and_not_started(data_dir: Path, tmp_path: Path) -> None:
     others = psutil.Process().children()  # as the forkserver of an earlier test
     with _servers(data_dir) as first:

@@ -226,6 +226,17 @@ def test_a_running_job_shows_when_it_began_and_when_it_should_end(service: Any, 
         assert (queue["starts_at"] is None, queue["finishes_at"], queue["no_estimate"]) == (False, None, why)
 
 
+def test_a_line_of_thousands_of_years_is_shown(service: Any, people: Any) -> None:
+    runs, waits = (submit(people["ada"]) for _ in range(2))
+    add_worker(service, "lab-1")
+    let_run(service, runs, "lab-1", seconds=1e12)
+    service.rows("UPDATE jobs SET estimated_seconds = 1e12 WHERE id = %s", waits)
+    (place,) = line(service)["items"]
+    assert place["job_id"] == waits
+    for shown in (place["starts_at"], place["finishes_at"], service.job(runs)["queue"]["finishes_at"]):
+        assert datetime.fromisoformat(shown).year > 2300
+
+
 def test_requests_that_come_together_are_answered_from_one_line(service: Any, people: Any) -> None:
     submit(people["ada"])
     line(service)

@@ -26,6 +26,7 @@ from worker.messages import Failed
 from worker.queue import Claim
 from worker.registration import Registration
 from worker.retention import ARTIFACTS_MARK
+from worker.runner_process import START
 from worker.settings import WorkerSettings
 from worker.slots import Slots
 from worker.supervisor import Supervisor
@@ -197,11 +198,12 @@ def test_a_worker_that_has_lost_its_artifacts_takes_no_job_until_they_are_back(
 class EndedRunner:
     """A runner that has said how it ended, and is gone."""
 
-    killed_for = None
     exit_code = 0
+    overrun = None
 
-    def __init__(self, outcome: Failed) -> None:
-        self._said = [outcome]
+    def __init__(self, outcome: Failed | None, killed_for: str | None = None) -> None:
+        self._said = [] if outcome is None else [outcome]
+        self.killed_for = killed_for
 
     def set_deadline(self, purpose: str, moment: float) -> None:
         pass
@@ -226,18 +228,18 @@ class EndedRunner:
 NO_GPU_MEMORY = Failed(reason="out_of_memory", message="CUDA out of memory.", cuda=True)
 NO_HOST_MEMORY = Failed(reason="out_of_memory", message="can't allocate memory")
 
-Attempts = Callable[[Failed], Claim]
+Attempts = Callable[..., Claim]
 
 
 @pytest.fixture
 def attempt(sessions: sessionmaker[Session], settings: WorkerSettings) -> Attempts:
     """Claim the next job for a worker that runs nothing, and let its runner end so."""
 
-    def attempt(outcome: Failed) -> Claim:
+    def attempt(outcome: Failed | None, killed_for: str | None = None) -> Claim:
         place = Place("a", settings.queues, has_gpus=True, slots=1, gpus={"GPU-a": 16 * GIB}, running=[])
         claim = claimed(sessions, offer_of(place), allocate=partial(allocate, place))
         supervisor = supervisor_of(claim, sessions, settings, gpu_bytes=16 * GIB)
-        runner: Any = EndedRunner(outcome)
+        runner: Any = EndedRunner(outcome, killed_for)
         supervisor._see_through(runner, claimed_at=time.monotonic())
         return claim
 
@@ -273,6 +275,17 @@ def test_a_job_whose_shared_gpu_has_no_more_memory_is_tried_once_more_with_one_o
         attempts = session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.number)).all()
     assert [one.outcome for one in attempts] == ["out_of_memory", "out_of_memory"]
     assert all(one.ended_at is not None for one in attempts)
+
+
+def test_a_runner_that_was_not_there_in_time_is_told_as_that(
+    sessions: sessionmaker[Session], attempt: Attempts
+) -> None:
+    job_id = submit(sessions)
+    attempt(None, killed_for=START)
+    job = job_row(sessions, job_id)
+    assert (job.status, job.reason, job.retries) == (Status.QUEUED, "runner_died", 1)
+    assert job.message is not None
+    assert job.message.startswith("The runner did not start within 180 seconds.")
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,14 @@ def flip_a_bit_of_the_last_byte(file: Path) -> None:
         opened.write(bytes([last ^ 1]))
 
 
+def test_a_file_that_is_cut_short_after_it_was_mapped_is_named_before_it_is_read(
+    images: np.ndarray, labels: np.ndarray, file: Path
+) -> None:
+    cut_short(file)
+    with pytest.raises(DataCacheDamaged, match=f"{file} was cut short"):
+        StreamedSplit(images, labels, device=CPU, **SCALE)
+
+
 @pytest.mark.parametrize("harm", [cut_short, flip_a_bit_of_the_last_byte])
 def test_a_file_that_is_changed_is_named_in_the_error(
     images: np.ndarray, labels: np.ndarray, file: Path, harm: Callable[[Path], None]

@@ -148,10 +148,11 @@ def test_every_setting_of_a_worker_has_a_variable_with_our_prefix(monkeypatch: p
 
 
 @pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL"])
+@pytest.mark.parametrize("value", ["hunter2", "postgresql+psycopg://user:p@ss:hunter2@host/name"])
 def test_what_is_no_address_ends_the_process_with_a_line_that_does_not_repeat_it(
-    monkeypatch: pytest.MonkeyPatch, name: str
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
-    monkeypatch.setenv(name, "hunter2")
+    monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit, match=f"settings: {name}: .*no address") as refused:
         read_settings(WorkerSettings)
     assert "hunter2" not in str(refused.value)

@@ -32,7 +32,8 @@ class StreamedSplit(BatchedSplit):
     ) -> None:
         """Keep the inputs, of which the split is the `rows` (N,); only the targets, of the split alone, are copied.
 
-        Raises DataCacheDamaged naming the file that the inputs are mapped from where it cannot be opened.
+        Raises DataCacheDamaged naming the file that the inputs are mapped from where it cannot be opened, or has been
+        cut short since.
         """
         super().__init__(inputs, targets, mean=mean, std=std, device=device, memory_format=memory_format)
         self._inputs = inputs
@@ -68,7 +69,7 @@ class StreamedSplit(BatchedSplit):
         # By numpy, in this thread alone: torch would start threads of its own beside those of the training.
         np.copyto(read.numpy(), self._inputs[rows])
         if self._file is not None:
-            self._file.require_unchanged()  # what was read is what had been verified
+            self._file.require_unchanged()  # what was read is what was there as the training began
         return read
 
 
@@ -83,7 +84,9 @@ class _MappedFile:
         except OSError as error:
             raise DataCacheDamaged(f"{self._path} cannot be read any more: {error.strerror}.") from error
         weakref.finalize(self, os.close, self._descriptor)
-        self._as_found = self._state()
+        self._as_found = size, _ = self._state()
+        if size < inputs.offset + inputs.nbytes:
+            raise DataCacheDamaged(f"{self._path} was cut short before it was read.")
 
     def require_unchanged(self) -> None:
         """Raise DataCacheDamaged where the file has been written to, or cut short."""

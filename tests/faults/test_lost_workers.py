@@ -88,10 +88,12 @@ def test_whichever_way_a_worker_is_told_to_stop_it_gives_its_job_back_and_is_gon
     stack: Any, undisturbed: Figures, numbers: list[signal.Signals]
 ) -> None:
     with in_an_epoch(stack) as (job_id, runner, worker):
+        before = len(stack.log(worker))
         for number in numbers:
             stack.stack.kill_child(worker, number)
             time.sleep(0.15)  # as a person presses Ctrl-C
         stack.wait_until_gone(worker, STOP_SECONDS)
+        assert "Traceback" not in stack.log(worker)[before:], "it did not start itself again, as Celery would"
         wait_until_dead(runner, seconds=20)
     assert stack.wait_for_end(job_id)["status"] == "succeeded"
     assert outcomes(stack, job_id) == ["preempted", "succeeded"]

@@ -40,8 +40,8 @@ class Held:
 
 # Between two parts of a life without a leak the medians differed by 3 MiB and 8 files at most: more runs just then, and
 # a pool has more connections. A worker of the soak begins an attempt every one to three seconds, and the API answers
-# several requests in each: what leaks 512 KiB or one file with each of them is beyond this within a minute.
-_NOISE = Held(6 * 2**20, 12)
+# several requests in each: what leaks 256 KiB or one file with each of them is beyond this within a minute.
+_NOISE = Held(4 * 2**20, 10)
 _PER_HOUR = Held(16 * 2**20, 4)  # beyond that, so that hours of soak are held to a rate that no lab would notice
 
 

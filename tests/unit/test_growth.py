@@ -27,6 +27,6 @@ def test_a_file_with_every_attempt_is_too_much_within_a_minute() -> None:
     assert leaking.growth.files > leaking.allowed.files
 
 
-def test_512_kib_with_every_attempt_are_too_much_within_a_minute() -> None:
-    leaking = life([90 * MIB + number * 512 * 2**10 for number in range(30)], [24] * 30)
+def test_256_kib_with_every_attempt_are_too_much_within_a_minute() -> None:
+    leaking = life([90 * MIB + number * 256 * 2**10 for number in range(30)], [24] * 30)
     assert leaking.growth.resident > leaking.allowed.resident
